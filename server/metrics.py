@@ -1,0 +1,133 @@
+"""Prometheus metrics of each task, beside vLLM's own on the same `/metrics`.
+
+vLLM serves whatever lives in prometheus_client's default registry (or, with several API servers, in
+`PROMETHEUS_MULTIPROC_DIR`), so registering there is all it takes.
+
+| metric (all begin with `passepartout_`) | type | labels | meaning |
+|---|---|---|---|
+| `task_requests_total`  | counter   | task         | requests on a generating route, good and bad |
+| `task_errors_total`    | counter   | task, code   | answers with a status of 400 or more; aborts |
+| `task_in_flight`       | gauge     | task         | requests being answered now |
+| `task_latency_seconds` | histogram | task         | from the request's arrival to its last byte |
+| `task_ttft_seconds`    | histogram | task, stream | from arrival to the engine's first token |
+| `task_tokens_total`    | counter   | task, kind   | tokens the engine read and wrote |
+| `frame_seconds`        | histogram | task         | putting the learned frame on one picture |
+| `tasks`                | gauge     | state        | bundles of the store: "resident" or "faulty" |
+| `task_info`            | gauge     | task, digest | 1 for the digest that serves the task |
+
+Label values are bounded. `task`: the name of a registered task, `_base` (no task asked for) or
+`_unknown` (a name nobody registered). `code`: a string code of ours (`server.errors`), `http_<status>`
+for vLLM's own errors, `client_closed` for a request whose client went away. `stream`: "true" or "false".
+`kind`: "prompt" (learned rows included), "cached" (the part of "prompt" found in the prefix cache),
+"completion".
+"""
+
+from collections.abc import Callable
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+__all__ = ["BASE_LABEL", "UNKNOWN_LABEL", "TaskMetrics"]
+
+BASE_LABEL = "_base"
+UNKNOWN_LABEL = "_unknown"
+
+_LATENCY_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+_TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_FRAME_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+
+
+class TaskMetrics:
+    """The metrics of one API server process; make one per registry.
+
+    `is_registered` says whether a name may become a label value.
+    """
+
+    def __init__(self, is_registered: Callable[[str], bool], registry: CollectorRegistry = REGISTRY) -> None:
+        self._is_registered = is_registered
+        self._requests = Counter(
+            "passepartout_task_requests_total", "Requests per task.", ["task"], registry=registry
+        )
+        self._errors = Counter(
+            "passepartout_task_errors_total", "Errors per task and code.", ["task", "code"], registry=registry
+        )
+        self._in_flight = Gauge(
+            "passepartout_task_in_flight",
+            "Requests being answered now.",
+            ["task"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._latency = Histogram(
+            "passepartout_task_latency_seconds",
+            "Arrival to last byte.",
+            ["task"],
+            registry=registry,
+            buckets=_LATENCY_BUCKETS,
+        )
+        self._ttft = Histogram(
+            "passepartout_task_ttft_seconds",
+            "Arrival to first token.",
+            ["task", "stream"],
+            registry=registry,
+            buckets=_TTFT_BUCKETS,
+        )
+        self._tokens = Counter(
+            "passepartout_task_tokens_total", "Tokens per task and kind.", ["task", "kind"], registry=registry
+        )
+        self._frame = Histogram(
+            "passepartout_frame_seconds",
+            "Putting a learned frame on a request's pictures.",
+            ["task"],
+            registry=registry,
+            buckets=_FRAME_BUCKETS,
+        )
+        self._tasks = Gauge(
+            "passepartout_tasks",
+            "Bundles of the store.",
+            ["state"],
+            registry=registry,
+            multiprocess_mode="max",
+        )
+        self._info = Gauge(
+            "passepartout_task_info",
+            "1 for the digest that serves the task.",
+            ["task", "digest"],
+            registry=registry,
+            multiprocess_mode="max",
+        )
+
+    def label(self, task: str | None) -> str:
+        """The bounded label value of a task's name as a client sent it."""
+        if task is None:
+            return BASE_LABEL
+        return task if self._is_registered(task) else UNKNOWN_LABEL
+
+    def request_started(self, task: str | None) -> None:
+        label = self.label(task)
+        self._requests.labels(label).inc()
+        self._in_flight.labels(label).inc()
+
+    def request_ended(self, task: str | None, *, seconds: float, error_code: str | None) -> None:
+        label = self.label(task)
+        self._in_flight.labels(label).dec()
+        self._latency.labels(label).observe(seconds)
+        if error_code is not None:
+            self._errors.labels(label, error_code).inc()
+
+    def first_token(self, task: str | None, *, seconds: float, streamed: bool) -> None:
+        self._ttft.labels(self.label(task), "true" if streamed else "false").observe(seconds)
+
+    def tokens(self, task: str | None, *, prompt: int, cached: int, completion: int) -> None:
+        label = self.label(task)
+        for kind, count in (("prompt", prompt), ("cached", cached), ("completion", completion)):
+            self._tokens.labels(label, kind).inc(count)
+
+    def frame(self, task: str | None, *, seconds: float) -> None:
+        self._frame.labels(self.label(task)).observe(seconds)
+
+    def store(self, *, resident: dict[str, str], faulty: int) -> None:
+        """Publish what is resident (name -> digest) and how many bundles are refused."""
+        self._tasks.labels("resident").set(len(resident))
+        self._tasks.labels("faulty").set(faulty)
+        for name, digest in resident.items():
+            self._info.labels(name, digest).set(1)
