@@ -1,0 +1,68 @@
+"""The command `passepartout`: finds a verb's function and hands it the rest of the line.
+
+    passepartout serve --model M --tasks DIR      passepartout task show|verify|preview BUNDLE
+    passepartout train tvp|m2pt --config FILE     passepartout model build pico-llava
+    passepartout evaluate --config FILE           passepartout demo
+
+A verb's module is imported only when the verb is called: `task show` starts without vLLM.
+"""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import version
+
+VERBS = {
+    "serve": ("server.cli:main", "serve a model and its tasks over HTTP"),
+    "train": ("training.cli:main_train", "train a task: tvp (a frame) or m2pt (deep prompts)"),
+    "evaluate": ("training.cli:main_evaluate", "measure a model, with or without a task"),
+    "task": ("prompts.cli:main", "look at a saved task: show, verify, preview"),
+    "model": ("training.cli:main_model", "build or train an embedded model"),
+    "demo": ("training.demo:main", "train, serve and compare on the embedded model"),
+}
+
+
+def usage() -> str:
+    """One line a verb."""
+    lines = [f"  {verb:<10}{meaning}" for verb, (_, meaning) in VERBS.items()]
+    return "\n".join(["usage: passepartout VERB …   (passepartout VERB --help says more)", "", *lines])
+
+
+def find_verb(verb: str) -> Callable[[list[str]], int]:
+    """Imports the function of a verb of `VERBS`."""
+    module, _, function = VERBS[verb][0].partition(":")
+    found: Callable[[list[str]], int] = getattr(import_module(module), function)
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one verb.
+
+    Returns:
+        The exit status: the verb's own, or 2 where the caller has something to cure.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments[:1] in (["--version"], ["-V"]):
+        print(version("passepartout-serve"))
+        return 0
+    if arguments[:1] in (["--help"], ["-h"]):
+        print(usage())
+        return 0
+    if not arguments or arguments[0] not in VERBS:
+        given = f"unknown verb {arguments[0]!r}" if arguments else "no verb given"
+        print(f"error: {given}\n\n{usage()}", file=sys.stderr)
+        return 2
+
+    from prompts.errors import PassepartoutError
+
+    try:
+        return find_verb(arguments[0])(arguments[1:])
+    except PassepartoutError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
