@@ -1,0 +1,1 @@
+"""The saved prompt: bundle, store, the TVP frame, deep prompts. Imports neither vLLM nor transformers."""

@@ -1,0 +1,240 @@
+"""Every error of the project, in one tree.
+
+    PassepartoutError
+    ├── InputError                    the caller can cure it: a file, an option, a request (HTTP 4xx)
+    │   ├── BundleError               a bundle that may not be loaded or saved, with all its faults
+    │   ├── StoreError                the folder of bundles itself cannot be read
+    │   ├── ConfigError               a config file, a command-line option or an environment variable
+    │   ├── PictureError              bytes that are no picture, or a picture too large or too narrow
+    │   ├── PictureRequiredError      the task works on a picture and the request has none
+    │   ├── NoFrameError              a frame was asked for of a task that has none
+    │   ├── TaskNotFoundError         no task of that name: never answered by the base model
+    │   ├── TaskConflictError         one request names two different tasks
+    │   ├── BaseModelError            a checkpoint folder that cannot be read
+    │   ├── BaseModelMismatchError    the bundle was trained for another base model
+    │   └── UnsupportedError          an engine option or model family that prompts do not work with
+    └── InternalError                 ours to cure (HTTP 5xx)
+        ├── CapacityError             no room left for a task's prompts
+        └── EngineError               the engine did not do what it was told
+
+`code` is the stable, machine-readable name of the class. The HTTP status is decided from the class in
+`server/errors.py` alone; exceptions of other libraries are translated where they enter, with `from`.
+"""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from prompts.faults import fault, shown
+
+__all__ = [
+    "BaseModelError",
+    "BaseModelMismatchError",
+    "BundleError",
+    "CapacityError",
+    "ConfigError",
+    "EngineError",
+    "InputError",
+    "InternalError",
+    "NoFrameError",
+    "PassepartoutError",
+    "PictureError",
+    "PictureRequiredError",
+    "StoreError",
+    "TaskConflictError",
+    "TaskNotFoundError",
+    "UnsupportedError",
+]
+
+_KNOWN_SHOWN = 20
+
+
+class PassepartoutError(Exception):
+    """Root of the tree. `code` names the kind of error to machines."""
+
+    code: ClassVar[str] = "error"
+
+
+class InputError(PassepartoutError):
+    """Something the caller gave is wrong, and the caller can cure it."""
+
+    code = "invalid_input"
+
+
+class _FaultsError(InputError):
+    """An error that lists every fault found, not the first alone."""
+
+    def __init__(self, heading: str, faults: Sequence[str]) -> None:
+        self.heading = heading
+        self.faults = list(faults)
+        super().__init__("\n".join([heading, *(f"  - {one}" for one in self.faults)]))
+
+
+class BundleError(_FaultsError):
+    """A bundle is refused. `path`: its folder; `faults`: each fault as a sentence."""
+
+    code = "bundle_invalid"
+
+    def __init__(self, path: Path, faults: Sequence[str]) -> None:
+        self.path = Path(path)
+        name = self.path.name or self.path.resolve().name
+        super().__init__(f"bundle {shown(name)} is refused ({_count(faults)}):", faults)
+
+    def __reduce__(self) -> tuple[type["BundleError"], tuple[Path, list[str]]]:
+        return type(self), (self.path, self.faults)
+
+
+class ConfigError(_FaultsError):
+    """A config is refused. `source`: the file or option it came from; `faults`: each fault as a sentence."""
+
+    code = "config_invalid"
+
+    def __init__(self, source: str | Path, faults: Sequence[str]) -> None:
+        self.source = str(source)
+        super().__init__(f"config {self.source} is refused ({_count(faults)}):", faults)
+
+    def __reduce__(self) -> tuple[type["ConfigError"], tuple[str, list[str]]]:
+        return type(self), (self.source, self.faults)
+
+
+class StoreError(InputError):
+    """The folder of bundles cannot be read."""
+
+    code = "store_invalid"
+
+
+class PictureError(InputError):
+    """Bytes that are no picture, or a picture outside what is accepted."""
+
+    code = "picture_invalid"
+
+
+class PictureRequiredError(InputError):
+    """The task named works on a picture, and the request carries none."""
+
+    code = "picture_required"
+
+    def __init__(self, task: str) -> None:
+        self.task = task
+        super().__init__(
+            fault(
+                "messages",
+                expected=f"at least one picture (task {shown(task)} is a learned frame around the picture)",
+                came="text alone",
+                cure="add an image_url part or leave the task out",
+            )
+        )
+
+    def __reduce__(self) -> tuple[type["PictureRequiredError"], tuple[str]]:
+        return type(self), (self.task,)
+
+
+class NoFrameError(InputError):
+    """A frame was asked for, and the task named has none."""
+
+    code = "task_has_no_frame"
+
+    def __init__(self, task: str) -> None:
+        self.task = task
+        super().__init__(
+            fault(
+                "frame",
+                expected=f"task {shown(task)} to carry a frame",
+                came="null",
+                cure="only tasks trained with TVP have a picture to show",
+            )
+        )
+
+    def __reduce__(self) -> tuple[type["NoFrameError"], tuple[str]]:
+        return type(self), (self.task,)
+
+
+class TaskNotFoundError(InputError):
+    """No task of that name is served. `name`: what was asked for; `known`: the names that are served."""
+
+    code = "task_not_found"
+
+    def __init__(self, name: str, known: Collection[str]) -> None:
+        self.name = name
+        self.known = sorted(known)
+        expected = ", ".join(self.known[:_KNOWN_SHOWN]) or "none (no task is loaded)"
+        more = len(self.known) - _KNOWN_SHOWN
+        expected += f" and {more} more" if more > 0 else ""
+        super().__init__(
+            fault("task", expected=f"one of: {expected}", came=shown(name), cure="GET /v1/tasks lists them")
+        )
+
+    def __reduce__(self) -> tuple[type["TaskNotFoundError"], tuple[str, list[str]]]:
+        return type(self), (self.name, self.known)
+
+
+class TaskConflictError(InputError):
+    """One request names different tasks in different places. `named`: place -> task."""
+
+    code = "task_conflict"
+
+    def __init__(self, named: dict[str, str]) -> None:
+        self.named = dict(named)
+        came = " and ".join(f"{shown(task)} in {place}" for place, task in self.named.items())
+        super().__init__(fault("task", expected="one task", came=came, cure="name the task in one place"))
+
+    def __reduce__(self) -> tuple[type["TaskConflictError"], tuple[dict[str, str]]]:
+        return type(self), (self.named,)
+
+
+class BaseModelError(InputError):
+    """A checkpoint folder cannot be read as a base model."""
+
+    code = "base_model_invalid"
+
+
+class BaseModelMismatchError(InputError):
+    """The bundle was trained for another base model than the one in use."""
+
+    code = "base_model_mismatch"
+
+    def __init__(self, task: str, *, field: str, expected: str, came: str) -> None:
+        self.task, self.field, self.expected, self.came = task, field, expected, came
+        super().__init__(
+            fault(
+                f"task {shown(task)}: {field}",
+                expected=f"{expected} (the model in use)",
+                came=came,
+                cure="serve the model the bundle was trained for, or train the task again on this one",
+            )
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _mismatch, (self.task, self.field, self.expected, self.came)
+
+
+class UnsupportedError(InputError):
+    """An engine option, a model family or a combination that learned prompts do not work with."""
+
+    code = "unsupported"
+
+
+class InternalError(PassepartoutError):
+    """A fault of ours; the caller can only report it."""
+
+    code = "internal_error"
+
+
+class CapacityError(InternalError):
+    """No room is left for a task's prompts on the device."""
+
+    code = "capacity"
+
+
+class EngineError(InternalError):
+    """The engine did not do what it was told."""
+
+    code = "engine_error"
+
+
+def _count(faults: Sequence[str]) -> str:
+    return "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+
+
+def _mismatch(task: str, field: str, expected: str, came: str) -> BaseModelMismatchError:
+    return BaseModelMismatchError(task, field=field, expected=expected, came=came)

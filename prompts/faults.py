@@ -1,0 +1,52 @@
+"""How a fault reads: the field, what was expected, what came, the cure.
+
+Every message a user sees about a file, a config or a request is built here, so that they all read alike.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+__all__ = ["fault", "shown", "validation_faults"]
+
+_SHOWN_CHARACTERS = 80
+
+_CURES = {
+    "extra_forbidden": "remove the key or correct its spelling",
+    "missing": "add the key",
+}
+
+
+def shown(value: object) -> str:
+    """Return `repr(value)` cut to a length that fits a message (user input may be of any size)."""
+    text = repr(value[: 2 * _SHOWN_CHARACTERS] if isinstance(value, str | bytes) else value)
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
+
+
+def fault(field: str, *, expected: str, came: str, cure: str) -> str:
+    """Return one fault as a sentence: `field: expected …, came …; cure`."""
+    return f"{field}: expected {expected}, came {came}; {cure}"
+
+
+def validation_faults(error: "ValidationError", *, source: str = "") -> list[str]:
+    """Translate a pydantic error into one fault per broken field.
+
+    `source` (a file's name, say) is put before each field's dotted name.
+    """
+    return [_one_fault(detail, source) for detail in error.errors(include_url=False)]
+
+
+def _one_fault(detail: object, source: str) -> str:
+    assert isinstance(detail, dict)  # pydantic's ErrorDetails
+    field = ".".join(str(part) for part in detail["loc"])
+    where = ": ".join(part for part in (source, field) if part) or "(top level)"
+    kind = detail["type"]
+    if kind == "extra_forbidden":
+        return fault(where, expected="no such key", came=shown(detail["input"]), cure=_CURES[kind])
+    if kind == "missing":
+        return fault(where, expected="a value", came="nothing", cure=_CURES[kind])
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if kind == "value_error":
+        return f"{where}: {message}"
+    return fault(where, expected=message, came=shown(detail["input"]), cure="correct the value")

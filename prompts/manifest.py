@@ -1,0 +1,181 @@
+"""`bundle.json`: the typed manifest of a bundle, format 1.
+
+Axis names used throughout the project: H, W canvas height and width in pixels; L, P, d layers, prompt length
+and hidden size of the language model; L_v, P_v, d_v the same of the vision encoder.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
+
+__all__ = [
+    "BaseModelRef",
+    "FrameSpec",
+    "Manifest",
+    "Provenance",
+    "TextSpec",
+    "Usage",
+    "VisionSpec",
+]
+
+TEXT_FIELD = "{text}"
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+Version = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,62}$")]
+Fingerprint = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+Line = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+Pixels = Annotated[int, Field(ge=1, le=4096)]
+Layers = Annotated[int, Field(ge=1, le=1024)]
+Length = Annotated[int, Field(ge=1, le=4096)]
+Hidden = Annotated[int, Field(ge=1, le=65536)]
+
+
+class _Part(BaseModel):
+    """Unknown keys refused, values immutable, no silent conversion (a "10" is no 10), no NaN."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class BaseModelRef(_Part):
+    """The checkpoint a prompt was trained in.
+
+    `architecture`: first of `architectures` in its config.json; `fingerprint`: see `prompts.fingerprint`;
+    `id`: a name for people, checked nowhere.
+    """
+
+    architecture: Line
+    fingerprint: Fingerprint
+    id: Line | None = None
+
+
+class FrameSpec(_Part):
+    """Geometry of a TVP frame: an `inner` × `inner` picture in the middle of `canvas` = (H, W), in pixels."""
+
+    canvas: Annotated[tuple[Pixels, Pixels], Field(strict=False)] = (224, 224)
+    inner: Pixels = 164
+    resample: Literal["bicubic", "bilinear"] = "bicubic"
+    value_range: Literal["unbounded", "unit"] = "unbounded"
+    combine: Literal["add"] = "add"
+
+    @model_validator(mode="after")
+    def _leaves_a_border(self) -> Self:
+        if self.inner > min(self.canvas) or self.inner == max(self.canvas):
+            raise ValueError(
+                f"expected inner to fit canvas {self.canvas} and leave a border, came {self.inner}; "
+                "make inner smaller or the canvas larger"
+            )
+        return self
+
+
+class TextSpec(_Part):
+    """`text.prompts` is (layers, length, hidden) = (L, P, d)."""
+
+    layers: Layers
+    length: Length
+    hidden: Hidden
+
+
+class VisionSpec(_Part):
+    """`vision.prompts` is (layers, length, hidden) = (L_v, P_v, d_v).
+
+    `mode` says what the language model gets: `released` (prompt rows 1.., CLS and the patches, as M²PT's
+    public code does) or `paper` (the patches alone). It has no default: the token counts differ.
+    """
+
+    layers: Layers
+    length: Length
+    hidden: Hidden
+    mode: Literal["released", "paper"]
+
+
+class Usage(_Part):
+    """How the task wants to be asked. `template` holds `{text}` once: the user's text goes there."""
+
+    system: str | None = None
+    template: str | None = None
+    choices: Annotated[tuple[Line, ...], Field(min_length=1, strict=False)] | None = None
+
+    @field_validator("template")
+    @classmethod
+    def _has_one_field(cls, template: str | None) -> str | None:
+        if template is not None and template.count(TEXT_FIELD) != 1:
+            raise ValueError(
+                f"expected {TEXT_FIELD} exactly once, came {template.count(TEXT_FIELD)} times; "
+                f"put {TEXT_FIELD} where the user's text goes"
+            )
+        return template
+
+    @field_validator("choices")
+    @classmethod
+    def _are_distinct(cls, choices: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if choices is not None and len(set(choices)) != len(choices):
+            twice = sorted({one for one in choices if choices.count(one) > 1})
+            raise ValueError(f"expected distinct answers, came {twice[:5]} twice; remove the doubles")
+        return choices
+
+    def render(self, text: str) -> str:
+        """Return the user's `text` put into the template, or as it is where there is none."""
+        return text if self.template is None else self.template.replace(TEXT_FIELD, text)
+
+
+class Provenance(_Part):
+    """Where the prompt comes from; never part of the digest."""
+
+    method: str | None = None
+    data: JsonValue = None
+    seed: int | None = None
+    config: dict[str, JsonValue] = {}
+    libraries: dict[str, str] = {}
+    commit: str | None = None
+    created: str | None = None
+
+
+class Manifest(_Part):
+    """The whole of `bundle.json`."""
+
+    format: Literal[1] = 1
+    name: Name
+    version: Version
+    description: Annotated[str, StringConstraints(max_length=4096)] = ""
+    base_model: BaseModelRef | None = None
+    frame: FrameSpec | None = None
+    text: TextSpec | None = None
+    vision: VisionSpec | None = None
+    projector: bool = False
+    lm_head: bool = False
+    usage: Usage = Usage()
+    provenance: Provenance = Provenance()
+    metrics: dict[str, JsonValue] = {}
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        inside = [part for part in ("text", "vision", "projector", "lm_head") if getattr(self, part)]
+        if inside and self.base_model is None:
+            raise ValueError(
+                f"base_model: expected {{architecture, fingerprint, id}} because the bundle carries "
+                f"{', '.join(inside)}, came null; name the model it was trained in"
+            )
+        if not inside and self.frame is None:
+            raise ValueError(
+                "frame, text, vision, projector, lm_head: expected at least one, came none; "
+                "a bundle carries something learned"
+            )
+        return self
+
+    def served_fields(self) -> dict[str, JsonValue]:
+        """Return what decides an answer, as JSON: the part of the manifest that the digest covers."""
+        dump: dict[str, JsonValue] = self.model_dump(
+            mode="json",
+            include={"format", "frame", "text", "vision", "projector", "lm_head", "usage"},
+        )
+        base = self.base_model
+        dump["base_model"] = None if base is None else [base.architecture, base.fingerprint]
+        return dump
