@@ -1,0 +1,24 @@
+#!/bin/sh
+# Installs this checkout into a Python environment, with the vLLM that fits the machine.
+#
+#   deploy/install.sh PYTHON cpu|gpu [dev]
+#
+# vLLM for CPU wants torch's CPU build, which PyPI does not carry. Where pip finds it as it is configured
+# (a mirror, a wheel folder), nothing else is asked; otherwise PyTorch's own CPU index is added.
+set -eu
+
+python=$1
+flavour=$2
+extras=$flavour${3:+,$3}
+cd "$(dirname "$0")/.."
+
+torch=$(sed -n 's/^ *"\(torch==[^"]*\)",$/\1/p' pyproject.toml)
+index=
+if [ "$flavour" = cpu ] && [ "$(uname -s)" = Linux ] &&
+    ! "$python" -m pip install --quiet --dry-run --no-deps "$torch+cpu" >/dev/null 2>&1; then
+    index="--extra-index-url https://download.pytorch.org/whl/cpu"
+fi
+
+echo "installing Passepartout for $flavour with $("$python" --version); this takes a few minutes"
+# shellcheck disable=SC2086 # the index is two words or none
+exec "$python" -m pip install --quiet $index --constraint constraints.txt --editable ".[$extras]"
