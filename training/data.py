@@ -15,6 +15,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from prompts.errors import ConfigError
+from prompts.faults import fault, shown
 from prompts.picture import decode_picture
 
 __all__ = [
@@ -116,12 +117,14 @@ class ImageFolderSource:
 
     def __init__(self, entry: ImageFolderData) -> None:
         if not entry.root.is_dir():
-            raise ConfigError("data.root", [f"root: expected a folder with one folder per class, got {entry.root}"])
+            expected, cure = "a folder with one folder per class", "correct the path"
+            raise ConfigError("data", [fault("root", expected=expected, came=str(entry.root), cure=cure)])
         folders = sorted(path for path in entry.root.iterdir() if path.is_dir())
         by_class = {_class_name(folder): _pictures(folder) for folder in folders}
         by_class = {name: paths for name, paths in by_class.items() if paths}
         if not by_class:
-            raise ConfigError("data.root", [f"root: no <class>/<picture> below {entry.root}"])
+            expected, cure = "pictures at <class>/<picture>", f"put {', '.join(sorted(PICTURE_SUFFIXES))} files there"
+            raise ConfigError("data", [fault("root", expected=expected, came=f"none in {entry.root}", cure=cure)])
         self._question = entry.question
         self.choices = tuple(by_class)
         self._items = _interleave(by_class)[: entry.limit]
@@ -181,25 +184,27 @@ def _read_records(file: Path) -> list[dict[str, Any]]:
     try:
         records = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError("data.file", [f"file: {file} does not exist"]) from None
+        cure = "correct the path"
+        raise ConfigError("data", [fault("file", expected="a JSON file", came=str(file), cure=cure)]) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(str(file), [f"not JSON: {error}"]) from error
     if not isinstance(records, list):
-        raise ConfigError(str(file), [f"expected a list of records, got {type(records).__name__}"])
+        raise ConfigError(str(file), [f"expected a list of records, came {type(records).__name__}"])
     return records
 
 
 def _record_pairs(record: dict[str, Any], turns: str) -> list[tuple[str | None, str, str]]:
     """(image, question, answer) of one record, the `<image>` marker taken out of the question."""
     if not isinstance(record, dict):
-        raise TypeError(f"expected an object, got {type(record).__name__}")
+        raise TypeError(f"expected an object, came {type(record).__name__}")
     talk = record.get("conversations")
     if not isinstance(talk, list) or len(talk) < 2:
         raise ValueError("conversations: expected a list of at least one question and one answer")
     pairs = []
     for asked, answered in zip(talk[0::2], talk[1::2], strict=False):
-        if (asked["from"], answered["from"]) != ("human", "gpt"):
-            raise ValueError(f"conversations: expected human, gpt in turn, got {asked['from']}, {answered['from']}")
+        given = (asked.get("from"), answered.get("from"))
+        if given != ("human", "gpt"):
+            raise ValueError(f"conversations: expected human, gpt in turn, came {shown(given)}")
         question = str(asked["value"]).replace(IMAGE_TOKEN, "").strip()
         pairs.append((record.get("image"), question, str(answered["value"]).strip()))
     return pairs[:1] if turns == "first" else pairs

@@ -1,0 +1,139 @@
+"""From a question and an answer to token ids, rendered as the server renders them.
+
+The text goes through the model's own chat template with the picture as `<image>`; the usage of a bundle is
+applied first (its system message stands before, its template's "{text}" becomes the question). As in vLLM's
+chat endpoint, the rendered text is tokenised without adding special tokens: the template is all there is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jinja2.exceptions import TemplateError
+from torch import Tensor
+
+from prompts.errors import ConfigError
+from prompts.manifest import Usage
+
+__all__ = ["ChatEncoder", "Encoded", "TokenBatch", "collate"]
+
+PROBE = "wherefore"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of one request and its answer; a picture is ONE image token, expanded when batched."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Right-padded token ids with pictures expanded to their rows.
+
+    Attributes:
+        ids: (B, T) int64; image rows and padding hold a valid id that is never read.
+        image: (B, T) bool, True where a row of image features goes.
+        answer: (B, T) bool, True on the tokens to predict.
+        lengths: (B,) int64, tokens without padding.
+    """
+
+    ids: Tensor
+    image: Tensor
+    answer: Tensor
+    lengths: Tensor
+
+    def to(self, device: torch.device) -> "TokenBatch":
+        """The same batch on another device."""
+        moved = (tensor.to(device) for tensor in (self.ids, self.image, self.answer, self.lengths))
+        return TokenBatch(*moved)
+
+
+class ChatEncoder:
+    """Chat template and tokenizer of one checkpoint."""
+
+    def __init__(self, processor: Any, *, image_token_id: int, end_token_id: int) -> None:
+        self._tokenizer = processor.tokenizer
+        self._template = processor.chat_template or processor.tokenizer.chat_template
+        self._image_token = processor.tokenizer.convert_ids_to_tokens(image_token_id)
+        self.image_token_id = image_token_id
+        self.end_token_id = end_token_id
+        if not self._template:
+            raise ConfigError("model", ["chat_template: the checkpoint has none, it is needed to ask a question"])
+        self._parts = self._takes_parts()
+
+    def render(self, question: str, *, picture: bool, usage: Usage | None = None) -> str:
+        """The text the model reads before it answers."""
+        usage = usage or Usage()
+        text = (usage.template or "{text}").replace("{text}", question)
+        messages = [{"role": "user", "content": self._content(text, picture=picture)}]
+        if usage.system:
+            messages.insert(0, {"role": "system", "content": self._content(usage.system, picture=False)})
+        try:
+            return self._apply(messages)
+        except TemplateError as error:
+            raise ConfigError("usage", [f"system: the model's chat template refuses it: {error}"]) from error
+
+    def encode(self, rendered: str, answer: str, *, end: bool = True) -> Encoded:
+        """Ids of a rendered question and of its answer (a space before it unless the question ends in one)."""
+        prompt = self._ids(rendered)
+        separator = "" if not rendered or rendered[-1].isspace() else " "
+        whole = self._ids(rendered + separator + answer)
+        answered = whole[len(prompt) :] if whole[: len(prompt)] == prompt else self._ids(answer)
+        return Encoded(tuple(prompt), tuple(answered + [self.end_token_id] * end))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated ids, special tokens left out."""
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _content(self, text: str, *, picture: bool) -> Any:
+        if self._parts:
+            return [{"type": "image"}] * picture + [{"type": "text", "text": text}]
+        return f"{self._image_token}\n{text}" if picture else text
+
+    def _apply(self, messages: list[dict[str, Any]]) -> str:
+        return str(
+            self._tokenizer.apply_chat_template(
+                messages, chat_template=self._template, tokenize=False, add_generation_prompt=True
+            )
+        )
+
+    def _takes_parts(self) -> bool:
+        """Whether the template understands a list of content parts, or only a string."""
+        content = [{"type": "image"}, {"type": "text", "text": PROBE}]
+        try:
+            rendered = self._apply([{"role": "user", "content": content}])
+        except (TemplateError, TypeError):
+            return False
+        return rendered.count(self._image_token) == 1 and PROBE in rendered and "'type'" not in rendered
+
+
+def collate(encoded: Sequence[Encoded], *, image_token_id: int, image_rows: int) -> TokenBatch:
+    """One padded batch; each image token becomes `image_rows` rows.
+
+    Args:
+        encoded: B requests with their answers (an answer may be empty).
+        image_rows: rows of image features per picture, prompt rows of mode `released` included.
+    """
+    rows = [_expand(item, image_token_id, image_rows) for item in encoded]
+    longest = max(len(ids) for ids, _ in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.int64)
+    answer = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for row, (tokens, answer_length) in enumerate(rows):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        answer[row, len(tokens) - answer_length : len(tokens)] = True
+    lengths = torch.tensor([len(tokens) for tokens, _ in rows])
+    image = ids == image_token_id
+    return TokenBatch(ids.masked_fill(image, 0), image, answer, lengths)
+
+
+def _expand(item: Encoded, image_token_id: int, image_rows: int) -> tuple[list[int], int]:
+    expanded: list[int] = []
+    for token in item.prompt:
+        expanded += [token] * (image_rows if token == image_token_id else 1)
+    return expanded + list(item.answer), len(item.answer)

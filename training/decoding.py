@@ -1,0 +1,141 @@
+"""Answers from a frozen model: the score of each candidate, or greedy text.
+
+The question (its picture and the learned prompts included) goes through the model once and stays in a
+key-value cache; candidates and generated tokens continue from there. Learned text prompts act in that first
+pass only, as at serving: later tokens find them in the cache.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from training.backbone import NO_PROMPTS, DeepPrompts, LlavaBackbone
+from training.chat import Encoded, collate
+
+__all__ = ["generate", "score_choices"]
+
+ROWS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class _Prefix:
+    """B questions after their first pass.
+
+    Attributes:
+        cache: keys and values of P_t + T rows, padding on the right included.
+        seen: (B, P_t + T) int64, 1 on real rows.
+        lengths: (B,) real rows, which is also the position of the next token.
+        log_probs: (B, vocabulary) of the next token, float32.
+    """
+
+    cache: DynamicCache
+    seen: Tensor
+    lengths: Tensor
+    log_probs: Tensor
+
+
+@torch.inference_mode()
+def score_choices(
+    backbone: LlavaBackbone,
+    questions: Sequence[Sequence[int]],
+    choices: Sequence[Sequence[Sequence[int]]],
+    *,
+    features: Tensor | None,
+    deep: DeepPrompts = NO_PROMPTS,
+) -> list[Tensor]:
+    """Mean log-likelihood per token of each candidate answer.
+
+    Args:
+        questions: B prompts as token ids, a picture being one image token.
+        choices: token ids of each question's candidates.
+        features: (pictures, N, d) in the order of the questions that have a picture.
+
+    Returns:
+        B tensors, one score per candidate.
+    """
+    prefix = _first_pass(backbone, questions, features, deep)
+    rows = [(number, candidate) for number, group in enumerate(choices) for candidate in group]
+    scores = [
+        _continue(backbone, prefix, rows[start : start + ROWS_AT_ONCE])
+        for start in range(0, len(rows), ROWS_AT_ONCE)
+    ]
+    return list(torch.cat(scores).split([len(group) for group in choices]))
+
+
+@torch.inference_mode()
+def generate(
+    backbone: LlavaBackbone,
+    questions: Sequence[Sequence[int]],
+    *,
+    features: Tensor | None,
+    deep: DeepPrompts = NO_PROMPTS,
+    max_new_tokens: int = 32,
+) -> list[str]:
+    """The most likely continuation of each question, up to its end token."""
+    prefix = _first_pass(backbone, questions, features, deep)
+    token, seen, position = prefix.log_probs.argmax(-1), prefix.seen, prefix.lengths
+    stop = torch.tensor(backbone.stop_ids, device=backbone.device)
+    answers = [token]
+    done = torch.isin(token, stop)
+    while not done.all() and len(answers) < max_new_tokens:
+        seen = torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)
+        hidden = backbone.continue_from(prefix.cache, token[:, None], seen=seen, positions=position[:, None])
+        token, position = backbone.model.lm_head(hidden[:, -1]).argmax(-1), position + 1
+        answers.append(token)
+        done |= torch.isin(token, stop)
+    return [backbone.chat.decode(_until(row, backbone.stop_ids)) for row in torch.stack(answers, 1).tolist()]
+
+
+def _first_pass(
+    backbone: LlavaBackbone, questions: Sequence[Sequence[int]], features: Tensor | None, deep: DeepPrompts
+) -> _Prefix:
+    batch = collate(
+        [Encoded(tuple(question), ()) for question in questions],
+        image_token_id=backbone.chat.image_token_id,
+        image_rows=0 if features is None else features.shape[1],
+    ).to(backbone.device)
+    cache = DynamicCache(config=backbone.config.text_config)
+    hidden = backbone.hidden_states(backbone.embed(batch, features), deep, cache)
+    last = hidden[torch.arange(len(questions), device=hidden.device), batch.lengths - 1]
+    lengths = batch.lengths + deep.text_length
+    width = batch.ids.shape[1] + deep.text_length
+    seen = (torch.arange(width, device=lengths.device) < lengths[:, None]).long()
+    return _Prefix(cache, seen, lengths, backbone.model.lm_head(last).float().log_softmax(-1))
+
+
+def _continue(backbone: LlavaBackbone, prefix: _Prefix, rows: list[tuple[int, Sequence[int]]]) -> Tensor:
+    """Scores of R (question number, candidate) rows: (R,)."""
+    owner = torch.tensor([number for number, _ in rows], device=backbone.device)
+    longest = max(len(candidate) for _, candidate in rows)
+    tokens = torch.zeros(len(rows), longest, dtype=torch.int64)
+    real = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for row, (_, candidate) in enumerate(rows):
+        tokens[row, : len(candidate)] = torch.tensor(candidate)
+        real[row, : len(candidate)] = True
+    tokens, real = tokens.to(backbone.device), real.to(backbone.device)
+    steps = [prefix.log_probs[owner].gather(1, tokens[:, :1])]
+    if longest > 1:
+        seen = torch.cat([prefix.seen[owner], torch.ones_like(tokens[:, 1:])], dim=1)
+        positions = prefix.lengths[owner, None] + torch.arange(longest - 1, device=backbone.device)
+        hidden = backbone.continue_from(
+            _select(prefix.cache, owner), tokens[:, :-1], seen=seen, positions=positions
+        )
+        log_probs = backbone.model.lm_head(hidden).float().log_softmax(-1)
+        steps.append(log_probs.gather(2, tokens[:, 1:, None])[..., 0])
+    return (torch.cat(steps, dim=1) * real).sum(1) / real.sum(1)
+
+
+def _select(cache: DynamicCache, rows: Tensor) -> DynamicCache:
+    """A cache of its own that holds the given rows, repeats allowed."""
+    chosen = DynamicCache()
+    for index, layer in enumerate(cache.layers):
+        chosen.update(layer.keys[rows], layer.values[rows], index)
+    return chosen
+
+
+def _until(tokens: list[int], stop: list[int]) -> list[int]:
+    ends = [index for index, token in enumerate(tokens) if token in stop]
+    return tokens[: ends[0]] if ends else tokens
