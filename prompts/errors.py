@@ -47,6 +47,7 @@ __all__ = [
 ]
 
 _KNOWN_SHOWN = 20
+_FAULTS_SHOWN = 50
 
 
 class PassepartoutError(Exception):
@@ -67,7 +68,9 @@ class _FaultsError(InputError):
     def __init__(self, heading: str, faults: Sequence[str]) -> None:
         self.heading = heading
         self.faults = list(faults)
-        super().__init__("\n".join([heading, *(f"  - {one}" for one in self.faults)]))
+        lines = [heading, *(f"  - {one}" for one in self.faults[:_FAULTS_SHOWN])]
+        more = len(self.faults) - _FAULTS_SHOWN
+        super().__init__("\n".join([*lines, f"  - and {more} more"] if more > 0 else lines))
 
 
 class BundleError(_FaultsError):

@@ -48,5 +48,5 @@ def _one_fault(detail: object, source: str) -> str:
         return fault(where, expected="a value", came="nothing", cure=_CURES[kind])
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if kind == "value_error":
-        return f"{where}: {message}"
+        return ": ".join(part for part in (source, field, message) if part)
     return fault(where, expected=message, came=shown(detail["input"]), cure="correct the value")

@@ -4,6 +4,7 @@ Axis names used throughout the project: H, W canvas height and width in pixels; 
 and hidden size of the language model; L_v, P_v, d_v the same of the vision encoder.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -15,6 +16,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from prompts.faults import fault
 
 __all__ = [
     "BaseModelRef",
@@ -157,17 +160,9 @@ class Manifest(_Part):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        inside = [part for part in ("text", "vision", "projector", "lm_head") if getattr(self, part)]
-        if inside and self.base_model is None:
-            raise ValueError(
-                f"base_model: expected {{architecture, fingerprint, id}} because the bundle carries "
-                f"{', '.join(inside)}, came null; name the model it was trained in"
-            )
-        if not inside and self.frame is None:
-            raise ValueError(
-                "frame, text, vision, projector, lm_head: expected at least one, came none; "
-                "a bundle carries something learned"
-            )
+        lacking = lacking_part(dict(self))
+        if lacking is not None:
+            raise ValueError(lacking)
         return self
 
     def served_fields(self) -> dict[str, JsonValue]:
@@ -179,3 +174,26 @@ class Manifest(_Part):
         base = self.base_model
         dump["base_model"] = None if base is None else [base.architecture, base.fingerprint]
         return dump
+
+
+def lacking_part(parts: Mapping[str, object]) -> str | None:
+    """Return the fault of a manifest whose parts do not make a whole, or None.
+
+    `parts`: the keys of a manifest, as values of any kind (a file's raw JSON too).
+    """
+    inside = [part for part in ("text", "vision", "projector", "lm_head") if parts.get(part)]
+    if inside and not parts.get("base_model"):
+        return fault(
+            "base_model",
+            expected=f"{{architecture, fingerprint, id}} (the bundle carries {', '.join(inside)})",
+            came="null",
+            cure="name the model it was trained in",
+        )
+    if not inside and parts.get("frame") is None:
+        return fault(
+            "frame, text, vision, projector, lm_head",
+            expected="at least one",
+            came="none",
+            cure="a bundle carries something learned",
+        )
+    return None

@@ -1,0 +1,198 @@
+"""Reads the two files of a bundle's folder and gathers their faults; see `prompts.bundle` for the whole."""
+
+import json
+import math
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from prompts.contents import DTYPES, Declared, shape_faults, value_faults
+from prompts.faults import fault, shown, validation_faults
+from prompts.manifest import FrameSpec, Manifest, TextSpec, VisionSpec, lacking_part
+from prompts.tensorfile import TensorEntry, TensorFileError, read_bytes, read_header
+
+__all__ = ["MANIFEST_FILE", "TENSORS_FILE", "read_bundle_files"]
+
+MANIFEST_FILE = "bundle.json"
+TENSORS_FILE = "tensors.safetensors"
+
+MAX_MANIFEST_BYTES = 1 << 20
+MAX_HEADER_BYTES = 1 << 20
+MAX_TENSORS_BYTES = 8 << 30
+
+_FORMAT = 1
+_PARTS: dict[str, type[FrameSpec | TextSpec | VisionSpec]] = {
+    "frame": FrameSpec,
+    "text": TextSpec,
+    "vision": VisionSpec,
+}
+
+
+def read_bundle_files(folder: Path) -> tuple[Manifest | None, dict[str, Tensor], list[str]]:
+    """Return manifest (None where it is faulty), tensors and every fault found; good only without faults."""
+    if not folder.is_dir():
+        expected = f"a folder with {MANIFEST_FILE} and {TENSORS_FILE}"
+        came = "a file" if folder.exists() else "nothing at this path"
+        return None, {}, [fault("folder", expected=expected, came=came, cure="correct the path")]
+    faults = _link_faults(folder)
+    manifest, declared = None, Declared(unsure=frozenset({*_PARTS, "projector", "lm_head"}))
+    tensors: dict[str, Tensor] = {}
+
+    def take_manifest(file: BinaryIO) -> None:
+        nonlocal manifest, declared
+        manifest, declared, found = _read_manifest(file.read(MAX_MANIFEST_BYTES))
+        faults.extend(found)
+
+    def take_tensors(file: BinaryIO) -> None:
+        faults.extend(_read_tensors(file, declared, tensors))
+
+    faults += _with_file(folder, MANIFEST_FILE, MAX_MANIFEST_BYTES, take_manifest)
+    faults += _with_file(folder, TENSORS_FILE, MAX_TENSORS_BYTES, take_tensors)
+    return manifest, tensors, faults
+
+
+def _link_faults(folder: Path) -> list[str]:
+    home = folder.resolve()
+    faults = []
+    for entry in sorted(folder.iterdir()):
+        if entry.is_symlink() and not entry.resolve().is_relative_to(home):
+            cure = "put the file itself there"
+            expected = "a file inside the folder"
+            faults.append(fault(entry.name, expected=expected, came="a link that leaves it", cure=cure))
+    return faults
+
+
+def _with_file(folder: Path, name: str, max_bytes: int, use: Callable[[BinaryIO], None]) -> list[str]:
+    """Open one file of the folder and `use` it, unless it is missing, foreign, special or too large."""
+    path = folder / name
+    if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+        return []  # named by _link_faults; never opened
+    try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            return [fault(name, expected="a file", came="something else", cure="put the file there")]
+        if about.st_size > max_bytes:
+            came = f"{about.st_size} bytes (oversize)"
+            return [fault(name, expected=f"at most {max_bytes} bytes", came=came, cure="make it smaller")]
+        with open(path, "rb") as file:
+            use(file)
+    except FileNotFoundError:
+        return [
+            fault(name, expected="a file in the bundle's folder", came="none", cure="copy the bundle whole")
+        ]
+    except OSError as error:
+        came = error.strerror or type(error).__name__
+        return [fault(name, expected="a readable file", came=came, cure="correct its permissions")]
+    return []
+
+
+def _read_manifest(data: bytes) -> tuple[Manifest | None, Declared, list[str]]:
+    faults: list[str] = []
+    try:
+        raw = _parse(data, faults)
+    except (ValueError, RecursionError) as error:
+        found = fault(MANIFEST_FILE, expected="JSON in UTF-8", came=str(error), cure="correct the file")
+        return None, Declared(unsure=frozenset({*_PARTS, "projector", "lm_head"})), [found]
+    if not isinstance(raw, dict):
+        came = type(raw).__name__
+        found = fault(MANIFEST_FILE, expected="a JSON object", came=came, cure="correct the file")
+        return None, Declared(unsure=frozenset({*_PARTS, "projector", "lm_head"})), [found]
+    faults += _format_faults(raw)
+    try:
+        manifest = Manifest.model_validate_json(data)
+    except ValidationError as error:
+        faults += _without_format(error)
+        lacking = lacking_part(raw)
+        if lacking is not None and not any(lacking in one for one in faults):
+            faults.append(f"{MANIFEST_FILE}: {lacking}")
+        return None, _declared(raw), faults
+    return manifest, Declared.of(manifest), faults
+
+
+def _parse(data: bytes, faults: list[str]) -> object:
+    """Parse JSON; repeated keys and numbers that are no JSON go into `faults`."""
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for key, value in pairs:
+            if key in found:
+                cure = "keep one of them"
+                faults.append(
+                    fault(f"{MANIFEST_FILE}: {shown(key)}", expected="the key once", came="twice", cure=cure)
+                )
+            found[key] = value
+        return found
+
+    def number(text: str) -> float | None:
+        value = float(text)
+        if math.isfinite(value):
+            return value
+        faults.append(
+            fault(MANIFEST_FILE, expected="finite numbers", came=text, cure="write a number or null")
+        )
+        return None
+
+    return json.loads(
+        data.decode("utf-8"), object_pairs_hook=unique, parse_constant=number, parse_float=number
+    )
+
+
+def _format_faults(raw: dict[str, object]) -> list[str]:
+    came = raw.get("format")
+    if type(came) is int and came == _FORMAT:
+        return []
+    return [
+        fault(
+            f"{MANIFEST_FILE}: format",
+            expected=f"{_FORMAT} (the one this version reads)",
+            came=shown(came) if "format" in raw else "no such key",
+            cure="update passepartout, or save the bundle again with this version",
+        )
+    ]
+
+
+def _without_format(error: ValidationError) -> list[str]:
+    """The faults of a manifest apart from its format number, which `_format_faults` names."""
+    format_field = f"{MANIFEST_FILE}: format:"
+    return [one for one in validation_faults(error, source=MANIFEST_FILE) if not one.startswith(format_field)]
+
+
+def _declared(raw: dict[str, object]) -> Declared:
+    """Return what can be told of the tensors from a faulty manifest, part by part."""
+    parts: dict[str, object] = {}
+    unsure = set()
+    for key, kind in _PARTS.items():
+        try:
+            parts[key] = None if raw.get(key) is None else kind.model_validate_json(json.dumps(raw[key]))
+        except ValidationError:
+            unsure.add(key)
+    for key in ("projector", "lm_head"):
+        if isinstance(raw.get(key, False), bool):
+            parts[key] = raw.get(key, False)
+        else:
+            unsure.add(key)
+    return Declared(**parts, unsure=frozenset(unsure))  # type: ignore[arg-type]
+
+
+def _read_tensors(file: BinaryIO, declared: Declared, tensors: dict[str, Tensor]) -> list[str]:
+    """Fill `tensors` and return the faults; tensors of an unknown dtype are named and left out."""
+    cure = "save the bundle again with save_bundle"
+    try:
+        entries = read_header(file, max_header_bytes=MAX_HEADER_BYTES)
+        faults = shape_faults(declared, {name: (one.dtype, one.shape) for name, one in entries.items()})
+        for name, entry in entries.items():
+            if entry.dtype in DTYPES and entry.end > entry.start:
+                tensors[name] = _read_tensor(file, entry)
+                faults += value_faults(declared, name, tensors[name])
+    except TensorFileError as error:
+        return [f"{TENSORS_FILE}: {error}; {cure}"]
+    return faults
+
+
+def _read_tensor(file: BinaryIO, entry: TensorEntry) -> Tensor:
+    return torch.frombuffer(read_bytes(file, entry), dtype=DTYPES[entry.dtype]).reshape(entry.shape)

@@ -1,0 +1,85 @@
+"""Decodes pictures: from bytes nobody vouches for to upright 8-bit RGB."""
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from prompts.errors import PictureError
+from prompts.faults import fault
+
+__all__ = ["FORMATS", "MAX_PIXELS", "decode_picture", "to_rgb"]
+
+MAX_PIXELS = 64_000_000
+"""Pixels a picture may have, checked before it is decoded."""
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+"""Formats that are decoded; of a moving picture its first frame counts."""
+
+_DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+_BROKEN = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, struct.error)
+"""What Pillow's decoders raise on broken bytes; running out of memory is not among it."""
+
+_WHITE = (255, 255, 255, 255)
+
+
+def decode_picture(data: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Return the picture as upright RGB.
+
+    Raises:
+        PictureError: no picture, an unknown format, a broken or cut file, more than `max_pixels` pixels.
+    """
+    source = data if isinstance(data, Path) else io.BytesIO(data)
+    expected = f"a picture ({', '.join(FORMATS)})"
+    try:
+        with Image.open(source, formats=FORMATS) as image:
+            _check_size(image, max_pixels)
+            return to_rgb(image)
+    except Image.DecompressionBombError as error:
+        raise PictureError(_too_large(max_pixels, "far more")) from error
+    except UnidentifiedImageError as error:
+        raise PictureError(
+            fault("picture", expected=expected, came="other bytes", cure="send one")
+        ) from error
+    except FileNotFoundError as error:
+        raise PictureError(
+            fault("picture", expected="a file", came="none", cure="correct the path")
+        ) from error
+    except _BROKEN as error:
+        came = f"a broken one ({error})"
+        raise PictureError(fault("picture", expected=expected, came=came, cure="send it whole")) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an upright 8-bit RGB picture: turned by its EXIF tag, transparency on white, 16 bits scaled.
+
+    Raises:
+        PictureError: the mode holds no colours (32-bit floats).
+    """
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode == "RGB" and not upright.has_transparency_data:
+        return upright
+    if upright.mode in _DEEP_MODES:
+        levels = np.asarray(upright, dtype=np.int64).clip(0, 65535) // 257
+        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+    if upright.mode == "F":
+        raise PictureError(
+            fault("picture", expected="8 or 16 bits per value", came="32-bit floats", cure="convert it")
+        )
+    if upright.has_transparency_data:
+        layer = upright.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, _WHITE), layer).convert("RGB")
+    return upright.convert("RGB")
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    if image.width * image.height <= max_pixels:
+        return
+    came = f"{image.width} x {image.height} = {image.width * image.height} pixels"
+    raise PictureError(_too_large(max_pixels, came))
+
+
+def _too_large(max_pixels: int, came: str) -> str:
+    return fault("picture", expected=f"at most {max_pixels} pixels", came=came, cure="make it smaller")
