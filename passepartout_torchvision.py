@@ -6,16 +6,20 @@ Beside a CPU torch, pip installs a torchvision built for CUDA. Its library does 
 calling `nms` itself still raises. `passepartout_torchvision.pth` imports this module when any interpreter of
 the environment starts, for vLLM starts fresh ones that import torchvision before any plugin.
 
-Starting costs one small class: torch is imported only once somebody imports torchvision, which does so anyway.
-Where torchvision's ops load, nothing is declared. Written for torchvision 0.28 and torch 2.13.
+Starting costs one small class and no further import, which is not measurable in a process that imports
+anything at all: torch is imported only once somebody imports torchvision, which does so anyway. Where
+torchvision's ops load, nothing is declared. Written for torchvision 0.28 and torch 2.13.
 """
 
 import sys
-from typing import Any
+
+TYPE_CHECKING = False  # as in `typing`, which is not imported at start-up
+if TYPE_CHECKING:
+    from typing import Any
 
 _SCHEMAS = ("nms", "qnms")
 _SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-_kept: list[Any] = []  # a torch Library takes its operators with it when it is collected
+_kept: "list[Any]" = []  # a torch Library takes its operators with it when it is collected
 
 
 def declare_missing_ops(library: str | None) -> bool:
@@ -57,7 +61,7 @@ class TorchvisionFinder:
     """Finds torchvision as Python would, and declares what it lacks just before its code runs."""
 
     @classmethod
-    def find_spec(cls, name: str, path: Any = None, target: Any = None) -> Any:
+    def find_spec(cls, name: str, path: "Any" = None, target: "Any" = None) -> "Any":
         if name != "torchvision":
             return None
         from importlib.machinery import PathFinder
@@ -68,7 +72,7 @@ class TorchvisionFinder:
         run = spec.loader.exec_module
         folders = list(spec.submodule_search_locations or [])
 
-        def exec_module(module: Any) -> None:
+        def exec_module(module: "Any") -> None:
             declare_missing_ops(_compiled_library(folders))
             run(module)
 
