@@ -1,0 +1,146 @@
+"""`passepartout task`: look at a saved task.
+
+passepartout task show BUNDLE [--json]
+passepartout task verify BUNDLE [--json]
+passepartout task preview BUNDLE [--picture FILE] [--out FILE]
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from prompts.bundle import Bundle, load_bundle
+from prompts.errors import BundleError, InputError
+from prompts.faults import fault
+from prompts.frame import preview
+from prompts.picture import decode_picture
+
+__all__ = ["main"]
+
+_REFUSED = 2
+
+
+def main(argv: list[str]) -> int:
+    """Run one `task` command and return its exit status.
+
+    Raises:
+        InputError: the bundle or the picture is refused (the command's caller prints it).
+    """
+    given = _parser().parse_args(argv)
+    status: int = given.run(given)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="passepartout task", description="Look at a saved task.")
+    verbs = parser.add_subparsers(title="commands", required=True, metavar="show|verify|preview")
+    for name, run, meaning in (
+        ("show", _show, "print what a bundle holds"),
+        ("verify", _verify, "check a bundle: ok and its digest, or every fault"),
+        ("preview", _preview, "draw the frame as a PNG, for people (clipped to 8 bits)"),
+    ):
+        verb = verbs.add_parser(name, help=meaning, description=meaning)
+        verb.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
+        verb.set_defaults(run=run)
+        if name == "preview":
+            verb.add_argument("--picture", type=Path, metavar="FILE", help="show it before and after")
+            verb.add_argument("--out", type=Path, metavar="FILE", help="default: TASK-frame.png here")
+        else:
+            verb.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _show(given: argparse.Namespace) -> int:
+    bundle = load_bundle(given.bundle)
+    print(json.dumps(_as_json(bundle), indent=2, ensure_ascii=False) if given.json else _as_text(bundle))
+    return 0
+
+
+def _verify(given: argparse.Namespace) -> int:
+    try:
+        bundle = load_bundle(given.bundle)
+    except BundleError as error:
+        if not given.json:
+            raise
+        print(json.dumps({"ok": False, "faults": error.faults}, ensure_ascii=False))
+        return _REFUSED
+    facts = {"ok": True, "name": bundle.name, "version": bundle.version, "digest": bundle.digest}
+    print(json.dumps(facts) if given.json else f"ok {bundle.digest}")
+    return 0
+
+
+def _preview(given: argparse.Namespace) -> int:
+    bundle = load_bundle(given.bundle)
+    picture = None if given.picture is None else decode_picture(given.picture)
+    out: Path = given.out or Path(f"{bundle.name}-frame.png")
+    drawn = preview(bundle, picture)
+    try:
+        drawn.save(out, format="PNG")
+    except OSError as error:
+        came = error.strerror or type(error).__name__
+        raise InputError(
+            fault("--out", expected="a file to write", came=came, cure="give another")
+        ) from error
+    print(out)
+    return 0
+
+
+def _as_json(bundle: Bundle) -> dict[str, object]:
+    return {
+        **bundle.manifest.model_dump(mode="json"),
+        "digest": bundle.digest,
+        "size_bytes": bundle.size_bytes,
+        "trained_values": bundle.trained_values,
+        "tensors": {
+            name: {"shape": list(tensor.shape), "dtype": _dtype(tensor.dtype), "size_bytes": tensor.nbytes}
+            for name, tensor in sorted(bundle.tensors.items())
+        },
+    }
+
+
+def _as_text(bundle: Bundle) -> str:
+    manifest = bundle.manifest
+    values = bundle.trained_values
+    lines = [f"{bundle.name} {bundle.version}", *_optional("", manifest.description)]
+    lines += _row("digest", bundle.digest)
+    base = manifest.base_model
+    lines += _row("base model", "any" if base is None else f"{base.id or '?'} ({base.architecture})")
+    lines += [] if base is None else _row("", base.fingerprint)
+    lines += _section("frame", manifest.frame) + _section("text", manifest.text)
+    lines += _section("vision", manifest.vision)
+    lines += _row("trained", f"{sum(values.values()):,} values: {_pairs(values)}")
+    lines += _row("size", f"{bundle.size_bytes:,} bytes")
+    for name, tensor in sorted(bundle.tensors.items()):
+        shape = " x ".join(str(size) for size in tensor.shape)
+        lines += _row("", f"{name}  {shape}  {_dtype(tensor.dtype)}  {tensor.nbytes:,} bytes")
+    for key, value in manifest.usage.model_dump().items():
+        lines += _optional(key, ", ".join(value) if key == "choices" and value else value)
+    lines += _section("metrics", manifest.metrics)
+    for key, value in manifest.provenance.model_dump(mode="json").items():
+        lines += _optional(key, value)
+    return "\n".join(lines)
+
+
+def _row(label: str, text: str) -> list[str]:
+    return [f"  {label:<12}{text}"]
+
+
+def _optional(label: str, value: object) -> list[str]:
+    if value in (None, "", {}):
+        return []
+    return _row(label, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def _section(label: str, part: object) -> list[str]:
+    if not part:
+        return []
+    fields = part if isinstance(part, dict) else dict(part)  # type: ignore[call-overload]
+    return _row(label, _pairs(fields))
+
+
+def _pairs(fields: dict[str, object] | dict[str, int]) -> str:
+    return ", ".join(f"{key} {f'{one:,}' if type(one) is int else one}" for key, one in fields.items())
+
+
+def _dtype(dtype: object) -> str:
+    return str(dtype).removeprefix("torch.")
