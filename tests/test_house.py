@@ -168,7 +168,8 @@ def readme_tree(readme: str) -> list[str]:
 def test_the_map_is_read_as_its_rules_say() -> None:
     readme = (
         "# x\n```sh\nls\n```\n```\nserver/          FastAPI\n"
-        "├── engine/      inside vLLM\n│   ├── bank.py  rows\n└── cli.py app.py   two\nprompts/  the bundle\n  store.py\nMakefile Dockerfile   root\n```\n"
+        "├── engine/      inside vLLM\n│   ├── bank.py  rows\n"
+        "└── cli.py app.py   two\nprompts/  the bundle\n  store.py\nMakefile Dockerfile   root\n```\n"
     )
     assert readme_tree(readme) == [
         "server/",
