@@ -1,0 +1,1 @@
+"""The embedded model family: small, real, offline; pictures, recipe, build and tasks."""
