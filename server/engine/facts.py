@@ -24,9 +24,9 @@ class Capacity:
     `slots`: resident tasks.
     """
 
-    text_rows: int = 1024
-    vision_rows: int = 1024
-    slots: int = 256
+    text_rows: int = 512
+    vision_rows: int = 512
+    slots: int = 128
 
     @classmethod
     def from_additional_config(cls, additional_config: Mapping[str, Any]) -> Self:

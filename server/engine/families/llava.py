@@ -1,0 +1,89 @@
+"""LLaVA 1.5's layout: a CLIP or SigLIP tower, `linear_1`/`linear_2` projector, a Llama-like language model.
+
+Written for vLLM 0.32 (`vllm.model_executor.models.llava`).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PixtralVisionConfig
+from vllm.model_executor.models.llava import (
+    LlavaDummyInputsBuilder,
+    LlavaForConditionalGeneration,
+    LlavaMultiModalProcessor,
+    LlavaProcessingInfo,
+)
+from vllm.model_executor.models.utils import StageMissingLayer
+from vllm.model_executor.models.vision import get_num_selected_vision_tokens, get_vision_encoder_info
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from prompts.errors import UnsupportedError
+from server.engine.families.base import PromptedModel, VisionLayout, run_mlp_projector
+from server.engine.processing import PromptDummyMixin, PromptInfoMixin, PromptProcessorMixin
+
+__all__ = ["PromptedLlava"]
+
+
+class PromptedLlavaInfo(PromptInfoMixin, LlavaProcessingInfo):
+    """Refuses Pixtral towers (pictures of any size, row breaks between patches)."""
+
+    def __init__(self, ctx: Any) -> None:
+        super().__init__(ctx)
+        if isinstance(self.get_hf_config().vision_config, PixtralVisionConfig):
+            raise UnsupportedError("vision_config: expected a CLIP or SigLIP tower, came Pixtral's; not served yet")
+
+
+class PromptedLlavaDummies(PromptDummyMixin, LlavaDummyInputsBuilder):
+    """Dummy pictures and the dummy prompt."""
+
+
+class PromptedLlavaProcessor(PromptProcessorMixin, LlavaMultiModalProcessor):
+    """Pictures, frame and prompt."""
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    PromptedLlavaProcessor, info=PromptedLlavaInfo, dummy_inputs=PromptedLlavaDummies
+)
+class PromptedLlava(PromptedModel, LlavaForConditionalGeneration):
+    """`LlavaForConditionalGeneration` with learned prompts."""
+
+    def find_decoder_layers(self) -> Sequence[nn.Module]:
+        return list(self.language_model.model.layers)
+
+    def find_vision(self) -> VisionLayout | str:
+        if isinstance(self.vision_tower, StageMissingLayer):
+            return "pictures are switched off (limit_mm_per_prompt)"
+        if not isinstance(self.config.vision_feature_layer, int):
+            return "this model reads several vision layers, and vision prompts work with one"
+        if self.config.vision_feature_select_strategy not in ("default", "full"):
+            strategy = self.config.vision_feature_select_strategy
+            return f"vision prompts do not work with vision_feature_select_strategy {strategy!r}"
+        tower, config = self.vision_tower.vision_model, self.config.vision_config
+        layers = list(tower.encoder.layers)
+        return VisionLayout(tower.encoder, layers, config.hidden_size, config.num_hidden_layers)
+
+    def find_projector(self) -> dict[str, tuple[int, ...]]:
+        config = self.config
+        width, hidden = config.vision_config.hidden_size, config.text_config.hidden_size
+        shapes: dict[str, tuple[int, ...]] = {
+            "linear_1.weight": (hidden, width),
+            "linear_2.weight": (hidden, hidden),
+        }
+        if config.multimodal_projector_bias:
+            shapes |= {"linear_1.bias": (hidden,), "linear_2.bias": (hidden,)}
+        return shapes
+
+    def count_image_tokens(self) -> int:
+        info = get_vision_encoder_info(self.config)
+        size = info.get_image_size()
+        tokens = info.get_num_image_tokens(image_width=size, image_height=size)
+        return get_num_selected_vision_tokens(tokens, self.config.vision_feature_select_strategy)
+
+    def encode_pictures(self, **kwargs: object) -> Tensor:
+        return self._process_image_pixels(self._parse_and_validate_image_input(**kwargs))
+
+    def project_features(self, features: Tensor, projector: Mapping[str, Tensor]) -> Tensor:
+        if not projector:
+            return self.multi_modal_projector(features)
+        return run_mlp_projector(features, projector, self.multi_modal_projector.act)

@@ -1,0 +1,94 @@
+"""Tasks on vLLM's offline `LLM`, without a server: for tests, benchmarks and notebooks.
+
+    llm = LLM(model, **engine_arguments(Capacity(text_rows=64)))
+    tasks = OfflineTasks(llm, Path(model))
+    handle = tasks.load(load_bundle(path))
+    outputs = tasks.generate(["a", "b"], [handle, None], SamplingParams(max_tokens=8))
+
+The handle is put in while vLLM 0.32 renders, in this process, so it works with the engine in this process
+(`VLLM_ENABLE_V1_MULTIPROCESSING=0`) as in one of its own. With the engine in this process nothing runs before all
+is queued, so that one call is one batch as far as it fits.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from prompts.bundle import Bundle
+from server.engine.facts import ADDITIONAL_CONFIG_KEY, Capacity
+from server.engine.handles import TaskHandle, using_task
+from server.engine.plugin import WORKER_EXTENSION
+from server.engine.residency import Residency
+
+__all__ = ["LocalEngine", "OfflineTasks", "engine_arguments"]
+
+
+def engine_arguments(capacity: Capacity | None = None) -> dict[str, Any]:
+    """What `LLM` and `EngineArgs` must be given for tasks, beside anything else of vLLM's."""
+    room = vars(capacity or Capacity())
+    return {"worker_extension_cls": WORKER_EXTENSION, "additional_config": {ADDITIONAL_CONFIG_KEY: room}}
+
+
+class LocalEngine:
+    """`LLM` with the coroutine that `Residency` asks for."""
+
+    def __init__(self, llm: Any) -> None:
+        self._llm = llm
+
+    async def collective_rpc(
+        self, method: str, timeout: float | None = None, args: tuple = (), kwargs: dict | None = None
+    ) -> list[Any]:
+        """Calls `method` in every worker; returns each worker's answer."""
+        answers: list[Any] = self._llm.collective_rpc(method, timeout, args, kwargs)
+        return answers
+
+
+class OfflineTasks:
+    """An `LLM` and the tasks resident in it. Not for use inside a running event loop."""
+
+    def __init__(self, llm: Any, model_folder: Path) -> None:
+        self.llm = llm
+        self.residency = asyncio.run(Residency.connect(LocalEngine(llm), model_folder))
+
+    def load(self, bundle: Bundle) -> TaskHandle:
+        """See `Residency.load`."""
+        return asyncio.run(self.residency.load(bundle))
+
+    def unload(self, handle: TaskHandle) -> None:
+        """See `Residency.unload`."""
+        asyncio.run(self.residency.unload(handle))
+
+    def generate(
+        self, prompts: Sequence[Any], handles: Sequence[TaskHandle | None], sampling_params: Any, **options: Any
+    ) -> list[Any]:
+        """`LLM.generate` with a task, or None, for each prompt; `RequestOutput`s in the order of the prompts."""
+        return self._run(self.llm.enqueue, prompts, handles, sampling_params, options)
+
+    def chat(
+        self,
+        conversations: Sequence[Any],
+        handles: Sequence[TaskHandle | None],
+        sampling_params: Any,
+        **options: Any,
+    ) -> list[Any]:
+        """`LLM.chat` with a task, or None, for each conversation (a list of messages)."""
+        return self._run(self.llm.enqueue_chat, conversations, handles, sampling_params, options)
+
+    def _run(
+        self,
+        enqueue: Callable[..., list[str]],
+        inputs: Sequence[Any],
+        handles: Sequence[TaskHandle | None],
+        sampling_params: Any,
+        options: dict[str, Any],
+    ) -> list[Any]:
+        queued: list[str] = []
+        try:
+            for one, handle in zip(inputs, handles, strict=True):
+                with using_task(handle):
+                    queued += enqueue([one], sampling_params, use_tqdm=False, **options)
+        except BaseException:
+            self.llm.llm_engine.abort_request(queued)
+            raise
+        return list(self.llm.wait_for_completion(use_tqdm=False))

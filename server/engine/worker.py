@@ -1,0 +1,54 @@
+"""What every worker answers to `collective_rpc`; pass `PromptWorkerExtension` as vLLM's `worker_extension_cls`.
+
+vLLM 0.32 runs the calls between steps. An answer is `{"ok": …}`, or `{"code", "message"}` of our error: of
+an exception only its text would reach the front end. `residency.py` is the other side.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from prompts.errors import EngineError, PassepartoutError
+from server.engine.families.base import PromptedModel
+
+__all__ = ["PromptWorkerExtension"]
+
+
+class PromptWorkerExtension:
+    """Mixed into vLLM's worker class; its names must not meet the worker's."""
+
+    model_runner: Any
+
+    def passepartout_facts(self) -> dict[str, Any]:
+        """`EngineFacts` of the model."""
+        return _answer(lambda: _get_model(self).prompt_facts.to_plain())
+
+    def passepartout_load(self, path: str, digest: str) -> dict[str, Any]:
+        """Makes the bundle at `path` resident; says its slot and rows."""
+
+        def load() -> dict[str, Any]:
+            resident = _get_model(self).load_prompts(path, digest)
+            names = ("slot", "text_row0", "text_length", "vision_row0", "vision_length")
+            return {name: getattr(resident, name) for name in names}
+
+        return _answer(load)
+
+    def passepartout_unload(self, slot: int, digest: str) -> dict[str, Any]:
+        """Undoes one load; says how many are left."""
+        return _answer(lambda: _get_model(self).prompt_bank.unload(slot, digest))
+
+
+def _get_model(worker: Any) -> PromptedModel:
+    model = worker.model_runner.get_model()
+    if not isinstance(model, PromptedModel):
+        raise EngineError(
+            f"{type(model).__name__} takes no learned prompts: its family is not supported, or the plugin "
+            "is not loaded (VLLM_PLUGINS must be unset or name passepartout)"
+        )
+    return model
+
+
+def _answer(call: Callable[[], Any]) -> dict[str, Any]:
+    try:
+        return {"ok": call()}
+    except PassepartoutError as error:
+        return {"code": error.code, "message": str(error)}

@@ -1,0 +1,135 @@
+"""The parity oracle: LLaVA with learned prompts as plain transformers, whole recompute for every token.
+
+It follows METHODS and shares no code with `server/` or `training/`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+from prompts.bundle import Bundle
+from prompts.frame import frame_picture
+
+__all__ = ["Answer", "Oracle"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Greedy `tokens`, and the first one's `logprobs` (vocabulary,)."""
+
+    tokens: list[int]
+    logprobs: Tensor
+
+
+class Oracle:
+    """One checkpoint in fp32."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model = LlavaForConditionalGeneration.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
+        self.processor = AutoProcessor.from_pretrained(folder)
+        self.config = self.model.config
+
+    @torch.no_grad()
+    def answer(
+        self, text: str, pictures: list[Image.Image], bundle: Bundle | None = None, *, tokens: int = 8
+    ) -> Answer:
+        """Greedy answer to `text` with one `<image>` for each picture; `bundle` None is the base model."""
+        rows = self._embed(text, pictures, bundle)
+        chosen: list[int] = []
+        first: Tensor | None = None
+        for _ in range(tokens):
+            logits = self._last_logits(rows, bundle)
+            first = logits.log_softmax(-1) if first is None else first
+            chosen.append(int(logits.argmax()))
+            rows = torch.cat([rows, self._embed_ids([chosen[-1]])])
+        assert first is not None
+        return Answer(chosen, first)
+
+    def pixels(self, picture: Image.Image, bundle: Bundle | None) -> Tensor:
+        """What the tower gets, (3, h, w)."""
+        process = self.processor.image_processor
+        if bundle is None or bundle.frame_delta is None:
+            return process(picture, return_tensors="pt")["pixel_values"][0]
+        framed = frame_picture(picture, bundle.manifest.frame, bundle.frame_delta)
+        return process(framed, do_rescale=False, return_tensors="pt")["pixel_values"][0]
+
+    def features(self, picture: Image.Image, bundle: Bundle | None) -> Tensor:
+        """Rows of one picture in the language model, (N, d)."""
+        selected = self._tower_states(self.pixels(picture, bundle)[None], bundle)[0]
+        projector = self.model.model.multi_modal_projector
+        own = bundle.projector_state() if bundle else {}
+        return torch.func.functional_call(projector, own, (selected,)) if own else projector(selected)
+
+    def _tower_states(self, pixels: Tensor, bundle: Bundle | None) -> Tensor:
+        """Selected states before the projector, (1, N, d_v), layer by layer."""
+        tower = self.model.model.vision_tower
+        tower = getattr(tower, "vision_model", tower)
+        hidden = tower.embeddings(pixels)
+        if hasattr(tower, "pre_layrnorm"):
+            hidden = tower.pre_layrnorm(hidden)
+        prompts = bundle.vision_prompts if bundle else None
+        length = 0 if prompts is None else prompts.shape[1]
+        if prompts is not None:
+            hidden = torch.cat([prompts[0][None], hidden], dim=1)
+        recorded = []
+        for index, layer in enumerate(tower.encoder.layers):
+            if prompts is not None:
+                hidden = torch.cat([prompts[index][None], hidden[:, length:]], dim=1)
+            recorded.append(hidden)
+            hidden = layer(hidden, attention_mask=None)
+        states = [*recorded, hidden][self.config.vision_feature_layer]
+        if prompts is not None and bundle.manifest.vision.mode == "paper":
+            states = states[:, length:]
+        return states[:, 1:] if self.config.vision_feature_select_strategy == "default" else states
+
+    def _embed(self, text: str, pictures: list[Image.Image], bundle: Bundle | None) -> Tensor:
+        """Input rows (T, d) of the language model, text prompts in front."""
+        left = list(pictures)
+        parts = []
+        if bundle is not None and bundle.text_prompts is not None:
+            parts.append(bundle.text_prompts[0])
+        for token in self.processor.tokenizer(text)["input_ids"]:
+            is_picture = token == self.config.image_token_id
+            parts.append(self.features(left.pop(0), bundle) if is_picture else self._embed_ids([token]))
+        assert not left
+        return torch.cat(parts)
+
+    def _embed_ids(self, ids: list[int]) -> Tensor:
+        return self.model.get_input_embeddings()(torch.tensor(ids))
+
+    def _last_logits(self, rows: Tensor, bundle: Bundle | None) -> Tensor:
+        with _overwriting(self.model.model.language_model.layers, bundle.text_prompts if bundle else None):
+            hidden = self.model.model.language_model(inputs_embeds=rows[None], use_cache=False)
+        return self.model.lm_head(hidden.last_hidden_state[0, -1])
+
+
+@contextmanager
+def _overwriting(layers: nn.ModuleList, prompts: Tensor | None) -> Iterator[None]:
+    """While open the first rows at each layer's input are that layer's prompts (L, P, d)."""
+
+    def make_hook(own: Tensor) -> Any:
+        def overwrite(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+            hidden = (args[0] if args else kwargs["hidden_states"]).clone()
+            hidden[:, : own.shape[0]] = own
+            return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
+
+        return overwrite
+
+    hooks = [] if prompts is None else [
+        layer.register_forward_pre_hook(make_hook(prompts[index]), with_kwargs=True)
+        for index, layer in enumerate(layers)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,152 @@
+"""A tiny random LLaVA checkpoint, made offline in a second: tokenizer, tower, projector, Llama.
+
+Weights are drawn wide enough that prompts move the answer, and named as the hub names them
+(`vision_tower.vision_model.…`), which vLLM and transformers both read.
+"""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+    SiglipVisionConfig,
+)
+
+__all__ = ["HIDDEN", "IMAGE_SIZE", "LAYERS", "PATCHES", "VISION_HIDDEN", "VISION_LAYERS", "make_tiny_llava"]
+
+HIDDEN, LAYERS = 64, 3
+VISION_HIDDEN, VISION_LAYERS = 48, 4
+IMAGE_SIZE, PATCH_SIZE = 56, 14
+PATCHES = (IMAGE_SIZE // PATCH_SIZE) ** 2
+
+_SPECIAL = ["<pad>", "<s>", "</s>", "<image>", "<unk>"]
+_CORPUS = [
+    "USER: what digit is this? ASSISTANT: seven",
+    "USER: name the bird in the picture. ASSISTANT: a heron by the water",
+    "USER: hello there, how are you today? ASSISTANT: well, thank you",
+]
+_CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ m.role | upper }}: "
+    "{% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content %}"
+    "{% if part.type == 'image' %}<image>\n{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %} "
+    "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+
+
+def make_tiny_llava(
+    folder: Path,
+    *,
+    tower: Literal["clip", "siglip"] = "clip",
+    seed: int = 0,
+    vision_feature_layer: int = -2,
+    vision_feature_select_strategy: str | None = None,
+) -> Path:
+    """Writes the checkpoint into `folder` and returns it; the same arguments give the same bytes.
+
+    The selection strategy defaults to the tower's usual one: "default" (drop CLS) for CLIP, "full" for SigLIP.
+    """
+    strategy = vision_feature_select_strategy or ("default" if tower == "clip" else "full")
+    tokenizer = _make_tokenizer()
+    config = _make_config(tokenizer, tower, vision_feature_layer, strategy)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = LlavaForConditionalGeneration(config)
+    model.generation_config.eos_token_id = config.text_config.eos_token_id
+    model.save_pretrained(folder)
+    _use_hub_names(folder)
+    side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    processor = LlavaProcessor(
+        CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=side),
+        tokenizer,
+        patch_size=PATCH_SIZE,
+        vision_feature_select_strategy=strategy,
+        image_token="<image>",
+        num_additional_image_tokens=1 if tower == "clip" else 0,
+        chat_template=_CHAT_TEMPLATE,
+    )
+    processor.save_pretrained(folder)
+    return folder
+
+
+def _make_tokenizer() -> PreTrainedTokenizerFast:
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=384, special_tokens=_SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(_CORPUS * 10, trainer)
+    bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        extra_special_tokens={"image_token": "<image>"},
+        chat_template=_CHAT_TEMPLATE,
+    )
+
+
+def _make_config(
+    tokenizer: PreTrainedTokenizerFast, tower: str, feature_layer: int, strategy: str
+) -> LlavaConfig:
+    vision_class = CLIPVisionConfig if tower == "clip" else SiglipVisionConfig
+    vision = vision_class(
+        hidden_size=VISION_HIDDEN,
+        intermediate_size=96,
+        num_hidden_layers=VISION_LAYERS,
+        num_attention_heads=4,
+        image_size=IMAGE_SIZE,
+        patch_size=PATCH_SIZE,
+    )
+    text = LlamaConfig(
+        vocab_size=384,
+        hidden_size=HIDDEN,
+        intermediate_size=128,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        initializer_range=0.15,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        tie_word_embeddings=False,
+    )
+    return LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=feature_layer,
+        vision_feature_select_strategy=strategy,
+        image_seq_length=PATCHES,
+        initializer_range=0.15,
+        tie_word_embeddings=False,
+    )
+
+
+def _use_hub_names(folder: Path) -> None:
+    """Renames the tower's tensors; transformers 5 saves `vision_tower.encoder…`."""
+    file = folder / "model.safetensors"
+    renamed = {}
+    for name, tensor in load_file(file).items():
+        head, found, rest = name.partition("vision_tower.")
+        if found and not rest.startswith("vision_model."):
+            name = f"{head}vision_tower.vision_model.{rest}"
+        renamed[name] = tensor
+    save_file(renamed, file, metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["architectures"] = ["LlavaForConditionalGeneration"]
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
