@@ -1,0 +1,70 @@
+"""The entry point of vLLM's group `vllm.endpoint_plugins`: puts the task on vLLM's own server. vLLM 0.32.
+
+vLLM calls `attach_router` while it builds the app and `init_state` when the engine is up, before it listens.
+The middleware is appended, so that it stands inside vLLM's authentication, CORS and HTTP metrics.
+"""
+
+from argparse import Namespace
+from functools import partial
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.datastructures import State
+from starlette.middleware import Middleware
+
+from server.config import ServeConfig
+from server.engine.residency import Residency
+from server.middleware import TaskMiddleware
+from server.routes import add_routes
+from server.service import Service
+from server.tasks import Loader
+from server.vllm_engine import find_model_folder, is_healthy, watch_generate
+from server.vllm_models import echo_alias
+
+__all__ = ["PassepartoutEndpoints", "attach", "start"]
+
+
+class PassepartoutEndpoints:
+    """What vLLM's `EndpointPlugin` protocol asks for."""
+
+    name = "passepartout"
+    required_tasks = ("generate",)
+
+    def __init__(self) -> None:
+        self._service = Service()
+
+    def attach_router(self, app: FastAPI) -> None:
+        """Add routes and middleware."""
+        attach(app, self._service)
+
+    async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
+        """Make every good bundle of the store resident, then let requests name them.
+
+        Raises:
+            ConfigError: vLLM was started without `passepartout serve`.
+            StoreError, BaseModelError, EngineError: nothing can be served.
+        """
+        config = ServeConfig.from_namespace(args)
+        names = args.served_model_name or [args.model]
+        residency = await Residency.connect(engine_client, find_model_folder(engine_client.model_config))
+        self._service.engine_is_healthy = partial(is_healthy, engine_client)
+        self._service.local_files = bool(args.allowed_local_media_path)
+        await start(self._service, config, base_names=tuple(names), loader=residency)
+        echo_alias(state)
+        watch_generate(engine_client, self._service.metrics)
+
+
+def attach(app: FastAPI, service: Service) -> None:
+    """Put the middleware and our routes on `app`."""
+    app.user_middleware.append(Middleware(TaskMiddleware, service=service))
+    add_routes(app, service)
+
+
+async def start(
+    service: Service, config: ServeConfig, *, base_names: tuple[str, ...], loader: Loader
+) -> None:
+    """Fill `service` from the store."""
+    service.base_names = base_names
+    service.max_picture_pixels = config.max_picture_pixels
+    await service.tasks.load_store(config.tasks, loader)
+    service.publish()

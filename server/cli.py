@@ -1,0 +1,91 @@
+"""`passepartout serve --model M --tasks DIR [any option of vLLM's server]`.
+
+Our options and vLLM's share one command line and one YAML file (`--config`). `--help` shows ours and how to
+see vLLM's; `--help=all`, `--help=ModelConfig` or `--help=max-model-len` are vLLM's own.
+"""
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from server.config import ServeConfig, set_environment
+
+__all__ = ["add_options", "main"]
+
+PROG = "passepartout serve"
+GROUP = "Passepartout"
+
+_DESCRIPTION = "Serve one frozen multimodal model to many tasks: vLLM's OpenAI server plus the field `task`."
+
+_HELP: dict[str, tuple[str, str]] = {
+    "tasks": ("DIR", "the store: a folder of bundles, every good one is served under its name (required)"),
+    "text_rows": ("N", "room for learned text vectors, summed over the resident tasks"),
+    "vision_rows": ("N", "room for learned vision vectors, summed over the resident tasks"),
+    "task_slots": ("N", "how many tasks may be resident"),
+    "max_picture_pixels": ("N", "larger pictures are refused before they are decoded"),
+}
+
+_EPILOG = """\
+Every other option goes to vLLM's server as it is: --host, --port, --dtype, --max-model-len, --api-key, …
+  passepartout serve --help=all              all of them, ours included
+  passepartout serve --help=ModelConfig      one section
+  passepartout serve --help=max-model-len    one option
+
+Other defaults than vLLM's:
+  --served-model-name    base
+  --kv-cache-memory-bytes  on a CPU, unless VLLM_CPU_KVCACHE_SPACE is set: a quarter of the free memory,
+                         1 GiB at least and 4 GiB at most
+
+Ask it:
+  curl localhost:8000/v1/tasks
+  curl localhost:8000/v1/chat/completions -H 'Content-Type: application/json' \\
+    -d '{"model": "base", "task": "NAME", "messages": [{"role": "user", "content": "…"}]}'
+  The task may also be named by the header X-Task or as "model": "base:NAME".
+  GET /ready says which bundles are served and which are refused, with their faults.
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Serve until stopped; returns the exit status.
+
+    Raises:
+        InputError: an option is wrong, or nothing can be served.
+    """
+    if not argv or argv[0] in ("-h", "--help") or argv[-1] in ("-h", "--help"):
+        print(_own_parser().format_help())
+        return 0 if argv else 2
+    set_environment()
+    from server.vllm_cli import parse, run  # imports vLLM, which reads the environment
+
+    args = parse(argv, prog=PROG, add_options=add_options)
+    run(args, ServeConfig.from_namespace(args))
+    return 0
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add our options, with the defaults of `ServeConfig`'s fields."""
+    group = parser.add_argument_group(GROUP, "Which tasks are served, and the room they get.")
+    for one in fields(ServeConfig):
+        metavar, meaning = _HELP[one.name]
+        options: dict[str, Any] = {"type": one.type, "metavar": metavar, "help": meaning}
+        if one.type is Path:
+            options["default"] = None
+        else:
+            options |= {"default": one.default, "help": f"{meaning} (default: {one.default})"}
+        group.add_argument("--" + one.name.replace("_", "-"), **options)
+
+
+def _own_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROG,
+        usage=f"{PROG} --model M --tasks DIR [any option of vLLM's server]",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+    )
+    model = parser.add_argument_group("The model")
+    model.add_argument("--model", metavar="M", help="folder or hub name of the base model (required)")
+    add_options(parser)
+    return parser

@@ -1,0 +1,102 @@
+"""Our own options of `passepartout serve`, and the only place of the server that reads the environment.
+
+Options have their defaults here and nowhere else: the command line shows these fields.
+"""
+
+import os
+from argparse import Namespace
+from collections.abc import MutableMapping
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Self
+
+from prompts.errors import ConfigError
+from prompts.faults import fault
+from prompts.picture import MAX_PIXELS
+from server.engine.facts import ADDITIONAL_CONFIG_KEY, Capacity
+
+__all__ = ["PLUGIN_NAME", "ServeConfig", "set_environment"]
+
+PLUGIN_NAME = "passepartout"
+_ENDPOINT_GROUP = "vllm.endpoint_plugins"
+_OTHER_GROUPS = (
+    "vllm.general_plugins",
+    "vllm.platform_plugins",
+    "vllm.io_processor_plugins",
+    "vllm.stat_logger_plugins",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """`tasks`: the store. `text_rows`, `vision_rows`, `task_slots`: room for resident tasks (`Capacity`).
+
+    `max_picture_pixels`: larger pictures are refused before they are decoded.
+    """
+
+    tasks: Path
+    text_rows: int = Capacity.text_rows
+    vision_rows: int = Capacity.vision_rows
+    task_slots: int = Capacity.slots
+    max_picture_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        faults = [
+            fault(_option(one.name), expected="1 or more", came=str(value), cure="give a positive number")
+            for one in fields(self)
+            if isinstance(value := getattr(self, one.name), int) and value < 1
+        ]
+        if not self.tasks.is_dir():
+            came = "a file" if self.tasks.exists() else "nothing"
+            cure = f"create the folder {self.tasks} or correct the path"
+            faults.append(fault("--tasks", expected="a folder of bundles", came=came, cure=cure))
+        if faults:
+            raise ConfigError("passepartout serve", faults)
+
+    @classmethod
+    def from_namespace(cls, args: Namespace) -> Self:
+        """Read our options out of vLLM's parsed command line.
+
+        Raises:
+            ConfigError: they are not there, or hold what they may not; every fault is listed.
+        """
+        if getattr(args, "tasks", None) is None:
+            cure = "start with: passepartout serve --model M --tasks DIR"
+            raise ConfigError(
+                "passepartout serve",
+                [fault("--tasks", expected="a folder of bundles", came="nothing", cure=cure)],
+            )
+        return cls(**{one.name: getattr(args, one.name) for one in fields(cls)})
+
+    def additional_config(self, given: Any) -> dict[str, Any]:
+        """vLLM's `additional_config` with our capacity in it; `given` is what the user put there."""
+        capacity = Capacity(text_rows=self.text_rows, vision_rows=self.vision_rows, slots=self.task_slots)
+        return {**dict(given or {}), ADDITIONAL_CONFIG_KEY: asdict(capacity)}
+
+
+def set_environment(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Have every process of this server load our plugins.
+
+    vLLM loads routes only from plugins that `VLLM_PLUGINS` names, and then no other plugin that it does not:
+    so where the user named none, those that vLLM would have loaded anyway are named beside ours.
+    """
+    given = environment.get("VLLM_PLUGINS")
+    names = _plugins_loaded_by_default() if given is None else [one for one in given.split(",") if one]
+    environment["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*names, PLUGIN_NAME]))
+
+
+def has_cache_size(environment: MutableMapping[str, str] = os.environ) -> bool:
+    """Whether the environment already says how large the KV cache on a CPU is."""
+    return bool(environment.get("VLLM_CPU_KVCACHE_SPACE"))
+
+
+def _plugins_loaded_by_default() -> list[str]:
+    """Every plugin but those that would open routes of their own, which need the user's word."""
+    with_routes = {one.name for one in entry_points(group=_ENDPOINT_GROUP)}
+    names = {one.name for group in _OTHER_GROUPS for one in entry_points(group=group)}
+    return sorted(names - with_routes)
+
+
+def _option(field: str) -> str:
+    return "--" + field.replace("_", "-")

@@ -1,0 +1,141 @@
+"""The task around every request, as plain ASGI: nothing of vLLM is patched, it sees an ordinary request.
+
+A POST on a route of `server.surface` is read, its task resolved once to a handle, and the handle put where
+the engine side finds it (`server.engine.handles.CURRENT_TASK`) for as long as the request lasts. The answer
+carries `X-Task` and `X-Task-Digest` whether it is whole, streamed or an error.
+"""
+
+import asyncio
+import time
+from http import HTTPStatus
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from prompts.errors import PassepartoutError
+from server.answer import CLIENT_CLOSED, Answer
+from server.engine.handles import using_task
+from server.errors import error_response
+from server.metrics import UNKNOWN_LABEL
+from server.pictures import Picture, find_broken
+from server.prepare import Asked, parse_body, prepare_body, resolve_task
+from server.resolve import TASK_HEADER, split_alias
+from server.scope import CURRENT_SCOPE, RequestScope
+from server.service import Service
+from server.surface import ROUTES, Route, find_route
+from server.tasks import ResidentTask
+
+__all__ = ["DIGEST_HEADER", "TaskMiddleware"]
+
+DIGEST_HEADER = "X-Task-Digest"
+
+
+class TaskMiddleware:
+    """Stands directly around the routes, inside vLLM's authentication and HTTP metrics."""
+
+    def __init__(self, app: ASGIApp, *, service: Service) -> None:
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        task_headers = Headers(scope=scope).getlist(TASK_HEADER)
+        if path not in ROUTES and not task_headers:
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        raw = await _read_body(receive)
+        if raw is not None:
+            asked = Asked(path, raw, parse_body(raw), task_headers)
+            await _Exchange(self._app, self._service, asked, started).run(scope, receive, send)
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, app: ASGIApp, service: Service, asked: Asked, started: float) -> None:
+        self._app = app
+        self._service = service
+        self._asked = asked
+        self._started = started
+        self._route: Route | None = find_route(asked.path, asked.body)
+        self._task: ResidentTask | None = None
+        self._pictures: list[Picture] = []
+
+    async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        label: str | None = UNKNOWN_LABEL
+        inner, raw = self._app, self._asked.raw
+        try:
+            self._task = resolve_task(self._asked, self._route, self._service)
+            label = self._task.name if self._task is not None else None
+            raw, self._pictures = await prepare_body(self._asked, self._route, self._task, self._service)
+        except PassepartoutError as error:
+            inner = error_response(error, path=self._asked.path)
+        answer = Answer(scope, send, headers=self._headers(), explain=self._explain)
+        await self._answer(inner, scope, answer.receive(raw, receive), answer, label)
+
+    async def _answer(
+        self, inner: ASGIApp, scope: Scope, receive: Receive, answer: Answer, label: str | None
+    ) -> None:
+        is_counted = self._route is not None and self._route.generates
+        if is_counted:
+            self._service.metrics.request_started(label)
+        handle = self._task.handle if self._task is not None else None
+        token = CURRENT_SCOPE.set(self._scope(label))
+        try:
+            with using_task(handle):
+                await inner(scope, receive, answer.send)
+        except (asyncio.CancelledError, ClientDisconnect):
+            answer.error_code = CLIENT_CLOSED
+            raise
+        except Exception:
+            answer.error_code = f"http_{HTTPStatus.INTERNAL_SERVER_ERROR.value}"
+            raise
+        finally:
+            CURRENT_SCOPE.reset(token)
+            if is_counted:
+                seconds = time.perf_counter() - self._started
+                self._service.metrics.request_ended(label, seconds=seconds, error_code=answer.error_code)
+
+    def _headers(self) -> dict[str, str]:
+        if self._task is None:
+            return {}
+        return {TASK_HEADER: self._task.name, DIGEST_HEADER: self._task.digest}
+
+    def _scope(self, label: str | None) -> RequestScope:
+        model = self._asked.body.get("model")
+        alias = split_alias(model, self._service.base_names)
+        return RequestScope(
+            started=self._started,
+            task=label,
+            alias=str(model) if alias is not None else None,
+            streamed=self._asked.is_streamed,
+        )
+
+    async def _explain(self) -> tuple[str, Response] | None:
+        """Name the broken picture where there is one: vLLM's own words name no field."""
+        if not any(picture.is_inline for picture in self._pictures):
+            return None
+        max_pixels = self._service.max_picture_pixels
+        broken = await asyncio.to_thread(find_broken, self._pictures, max_pixels=max_pixels)
+        if broken is None:
+            return None
+        return broken.code, error_response(broken, path=self._asked.path)
+
+
+async def _read_body(receive: Receive) -> bytes | None:
+    """The whole body, None where the client went away."""
+    chunks: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        chunks.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(chunks)

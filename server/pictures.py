@@ -1,0 +1,161 @@
+"""The pictures of a request, looked at before the engine sees them.
+
+`require_readable` reads headers alone (microseconds a picture): the format, and the size against a cap before
+anything is decoded. `find_broken` decodes in full; it is asked only when vLLM refused a request, to say which
+picture was at fault and by what name, where vLLM would show an object's repr. Pictures behind URLs are
+fetched and judged by vLLM.
+"""
+
+import base64
+import binascii
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from prompts.errors import PictureError
+from prompts.faults import fault, shown
+from prompts.picture import FORMATS, decode_picture
+
+__all__ = ["Picture", "find_broken", "find_pictures", "require_readable"]
+
+_CONTAINERS = ("messages", "input", "content", "output")
+_SCHEMES = ("http:", "https:")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a request. `field`: its place in the body; `url`: as sent, None for a cached one."""
+
+    field: str
+    url: str | None
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether the bytes came with the request."""
+        return self.url is not None and self.url[:5].lower() == "data:"
+
+
+def find_pictures(body: Mapping[str, Any]) -> list[Picture]:
+    """Every picture of a body in any of the APIs' shapes, in the order they stand."""
+    return list(_walk(body, ""))
+
+
+def require_readable(pictures: list[Picture], *, max_pixels: int, local_files: bool) -> None:
+    """Refuse pictures that can be seen to be none, or too large, without decoding them.
+
+    `local_files`: the operator lets requests name files (vLLM's --allowed-local-media-path).
+
+    Raises:
+        PictureError: names the first picture at fault.
+    """
+    for picture in pictures:
+        if picture.is_inline:
+            _require_header(picture, max_pixels)
+        elif picture.url is not None:
+            _require_scheme(picture, local_files)
+
+
+def find_broken(pictures: list[Picture], *, max_pixels: int) -> PictureError | None:
+    """Decode the inline pictures; return the error of the first that does not."""
+    for picture in pictures:
+        if not picture.is_inline:
+            continue
+        try:
+            decode_picture(_inline_bytes(picture), max_pixels=max_pixels)
+        except PictureError as error:
+            return PictureError(f"{picture.field}: {error}")
+    return None
+
+
+def _walk(value: object, field: str) -> Iterator[Picture]:
+    if isinstance(value, list):
+        for index, one in enumerate(value):
+            yield from _walk(one, f"{field}[{index}]")
+    elif isinstance(value, Mapping):
+        yield from _walk_part(value, field)
+
+
+def _walk_part(part: Mapping[str, Any], field: str) -> Iterator[Picture]:
+    if "image_url" in part:
+        given = part["image_url"]
+        url = given.get("url") if isinstance(given, Mapping) else given
+        yield Picture(f"{field}.image_url", url if isinstance(url, str) else None)
+        return
+    source = part.get("source")
+    if part.get("type") == "image" and isinstance(source, Mapping):
+        yield Picture(f"{field}.source", _anthropic_url(source))
+        return
+    for name in _CONTAINERS:
+        if name in part:
+            yield from _walk(part[name], f"{field}.{name}" if field else name)
+
+
+def _anthropic_url(source: Mapping[str, Any]) -> str | None:
+    if source.get("type") == "base64":
+        return f"data:{source.get('media_type')};base64,{source.get('data')}"
+    url = source.get("url")
+    return url if isinstance(url, str) else None
+
+
+def _require_header(picture: Picture, max_pixels: int) -> None:
+    data = _inline_bytes(picture)
+    try:
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(picture, max_pixels, "more") from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise PictureError(
+            fault(
+                picture.field,
+                expected=f"a picture ({', '.join(FORMATS)})",
+                came=f"{len(data)} bytes that are none",
+                cure="send the file's bytes in base64",
+            )
+        ) from error
+    if width * height > max_pixels:
+        raise _too_large(picture, max_pixels, f"{width} × {height}")
+
+
+def _too_large(picture: Picture, max_pixels: int, came: str) -> PictureError:
+    return PictureError(
+        fault(
+            picture.field, expected=f"at most {max_pixels} pixels", came=came, cure="send a smaller picture"
+        )
+    )
+
+
+def _require_scheme(picture: Picture, local_files: bool) -> None:
+    url = str(picture.url)
+    if url[:6].lower().startswith(_SCHEMES) or (local_files and url.lower().startswith("file:")):
+        return
+    raise PictureError(
+        fault(
+            picture.field,
+            expected="a data: or http(s): address",
+            came=shown(url[:16]),
+            cure="send the picture as data:image/png;base64,…",
+        )
+    )
+
+
+def _inline_bytes(picture: Picture) -> bytes:
+    head, comma, payload = str(picture.url).partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise PictureError(
+            fault(
+                picture.field,
+                expected="data:image/…;base64,…",
+                came=shown(head[:48]),
+                cure="encode the picture in base64",
+            )
+        )
+    try:
+        return base64.b64decode(payload, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise PictureError(
+            fault(picture.field, expected="base64", came="other characters", cure="encode the file's bytes")
+        ) from error

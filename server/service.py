@@ -1,0 +1,40 @@
+"""What one API server process knows: its tasks, its metrics, the names of its base model."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from prometheus_client import REGISTRY, CollectorRegistry
+
+from prompts.picture import MAX_PIXELS
+from server.metrics import TaskMetrics
+from server.tasks import TaskRegistry
+
+__all__ = ["Service"]
+
+
+async def _no_engine() -> bool:
+    return False
+
+
+@dataclass
+class Service:
+    """Made when routes are attached, filled once the engine is up.
+
+    `base_names`: served names of the base model, the first of them the one that answers carry.
+    `engine_is_healthy`: asks the engine; False before there is one.
+    """
+
+    registry: CollectorRegistry = field(default_factory=lambda: REGISTRY)
+    base_names: tuple[str, ...] = ()
+    max_picture_pixels: int = MAX_PIXELS
+    local_files: bool = False
+    tasks: TaskRegistry = field(default_factory=TaskRegistry)
+    engine_is_healthy: Callable[[], Awaitable[bool]] = _no_engine
+    metrics: TaskMetrics = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.metrics = TaskMetrics(lambda name: name in self.tasks.tasks, self.registry)
+
+    def publish(self) -> None:
+        """Bring the gauges up to what the registry holds."""
+        self.metrics.store(resident=dict(self.tasks.digests()), faulty=len(self.tasks.faults))

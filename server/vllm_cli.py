@@ -1,0 +1,108 @@
+"""Seam: vLLM's command line and the start of its server, in this process. Written for vLLM 0.32.
+
+Used: `make_arg_parser`, `validate_parsed_serve_args` (`vllm.entrypoints.launchers.cli_args`), and
+`ServeSubcommand.cmd` (`vllm.entrypoints.cli.serve`). The command `vllm` itself is not: in the CPU wheel it
+fails when it looks up its own version.
+"""
+
+import argparse
+from collections.abc import Callable
+from importlib.metadata import entry_points
+
+from prompts.errors import ConfigError, UnsupportedError
+from prompts.faults import fault
+from server.config import PLUGIN_NAME, ServeConfig, has_cache_size
+
+__all__ = ["configure", "parse", "run"]
+
+BASE_NAME = "base"
+WORKER_EXTENSION = "server.engine.worker:PromptWorkerExtension"
+
+_GROUPS = ("vllm.general_plugins", "vllm.endpoint_plugins")
+_GIB = 1 << 30
+_SERVERS_WITHOUT_PLUGINS = ("grpc", "data_parallel_multi_port_external_lb")
+
+
+def parse(
+    argv: list[str], *, prog: str, add_options: Callable[[argparse.ArgumentParser], None]
+) -> argparse.Namespace:
+    """Read a command line of vLLM's options and ours; prints help or a fault and exits as argparse does."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = FlexibleArgumentParser(prog=prog)
+    add_options(parser)
+    args: argparse.Namespace = make_arg_parser(parser).parse_args(argv)
+    return args
+
+
+def run(args: argparse.Namespace, config: ServeConfig) -> None:
+    """Serve until stopped."""
+    from vllm.entrypoints.cli.serve import ServeSubcommand
+    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+    from vllm.logger import configure_logging_from_args
+    from vllm.platforms import current_platform
+
+    cli_env_setup()
+    configure(args, config, is_cpu=current_platform.is_cpu())
+    configure_logging_from_args(args)
+    ServeSubcommand().validate(args)
+    ServeSubcommand.cmd(args)
+
+
+def configure(args: argparse.Namespace, config: ServeConfig, *, is_cpu: bool) -> None:
+    """Put into vLLM's options what tasks need, and our defaults.
+
+    Raises:
+        ConfigError: no model, no place for our worker extension, or a package half installed.
+        UnsupportedError: a server of vLLM's that loads no plugins.
+    """
+    import vllm.envs
+    from vllm.engine.arg_utils import EngineArgs
+
+    faults = _missing_plugins()
+    if args.model_tag is None and args.model == EngineArgs.model:
+        cure = "name the model: --model M"
+        faults.append(fault("--model", expected="a folder or a name of the hub", came="nothing", cure=cure))
+    if args.worker_extension_cls not in ("", WORKER_EXTENSION):
+        cure = "leave the option out: a worker takes one extension, and tasks need it"
+        came = args.worker_extension_cls
+        faults.append(fault("--worker-extension-cls", expected=WORKER_EXTENSION, came=came, cure=cure))
+    if faults:
+        raise ConfigError("passepartout serve", faults)
+    for name in _SERVERS_WITHOUT_PLUGINS:
+        if getattr(args, name, False):
+            raise UnsupportedError(_without_plugins("--" + name.replace("_", "-")))
+    if vllm.envs.VLLM_USE_RUST_FRONTEND:
+        raise UnsupportedError(_without_plugins("VLLM_USE_RUST_FRONTEND"))
+    args.worker_extension_cls = WORKER_EXTENSION
+    args.additional_config = config.additional_config(args.additional_config)
+    args.served_model_name = args.served_model_name or [BASE_NAME]
+    if is_cpu and args.kv_cache_memory_bytes is None and not has_cache_size():
+        args.kv_cache_memory_bytes = _cache_bytes()
+
+
+def _missing_plugins() -> list[str]:
+    """vLLM passes over a plugin that it cannot load, and would serve the base model alone: so look first."""
+    faults = []
+    for group in _GROUPS:
+        found = [one for one in entry_points(group=group) if one.name == PLUGIN_NAME]
+        if not found:
+            cure = "install the package again: pip install -e ."
+            faults.append(fault(f"entry point {group}", expected=PLUGIN_NAME, came="none", cure=cure))
+        for one in found:
+            one.load()
+    return faults
+
+
+def _without_plugins(option: str) -> str:
+    return fault(
+        option, expected="vLLM's HTTP server", came="a server that takes no tasks", cure="leave it out"
+    )
+
+
+def _cache_bytes() -> int:
+    import psutil  # type: ignore[import-untyped]  # a dependency of vLLM's
+
+    quarter: int = psutil.virtual_memory().available // 4
+    return min(max(quarter, _GIB), 4 * _GIB)

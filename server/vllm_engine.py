@@ -1,0 +1,88 @@
+"""Seam: what the engine client tells of each request, and of itself. Written for vLLM 0.32.
+
+`EngineClient.generate(prompt, sampling_params, request_id, **options)` gives an async generator of
+`RequestOutput`; every route that writes tokens ends in it, streamed or not, so it is watched there. Of an
+output are read: `prompt_token_ids`, `num_cached_tokens`, `outputs[i].token_ids` and
+`metrics.first_token_latency` (seconds from the request's arrival in the front end; None with
+--disable-log-stats).
+"""
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from server.metrics import TaskMetrics
+from server.scope import CURRENT_SCOPE, RequestScope
+
+__all__ = ["find_model_folder", "is_healthy", "watch_generate"]
+
+_CUMULATIVE = "CUMULATIVE"
+
+
+def watch_generate(engine: Any, metrics: TaskMetrics) -> None:
+    """Have `engine.generate` report tokens and the time to the first one to `metrics`."""
+    own_generate = engine.generate
+
+    def generate(prompt: Any, sampling_params: Any, *args: Any, **options: Any) -> AsyncGenerator[Any, None]:
+        outputs: AsyncGenerator[Any, None] = own_generate(prompt, sampling_params, *args, **options)
+        scope = CURRENT_SCOPE.get()
+        if scope is None:
+            return outputs
+        kind = getattr(getattr(sampling_params, "output_kind", None), "name", "")
+        return _watched(outputs, scope, metrics, is_cumulative=kind == _CUMULATIVE)
+
+    engine.generate = generate
+
+
+async def is_healthy(engine: Any) -> bool:
+    """Whether the engine answers: `check_health` raises `EngineDeadError` where it does not."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        await engine.check_health()
+    except EngineDeadError:
+        return False
+    return True
+
+
+def find_model_folder(model_config: Any) -> Path:
+    """The folder of the checkpoint in use; for a name of the hub, where vLLM has just put it."""
+    model = Path(model_config.model)
+    if model.is_dir():
+        return model
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model_config.model, revision=model_config.revision, local_files_only=True))
+
+
+async def _watched(
+    outputs: AsyncGenerator[Any, None], scope: RequestScope, metrics: TaskMetrics, *, is_cumulative: bool
+) -> AsyncGenerator[Any, None]:
+    prompt = cached = completion = 0
+    is_first = True
+    try:
+        async with aclosing(outputs):
+            async for output in outputs:
+                if is_first and any(len(one.token_ids) for one in output.outputs):
+                    is_first = False
+                    _note_first(output, scope, metrics)
+                prompt = len(output.prompt_token_ids or ())
+                cached = output.num_cached_tokens or 0
+                written = sum(len(one.token_ids) for one in output.outputs)
+                completion = written if is_cumulative else completion + written
+                yield output
+    finally:
+        metrics.tokens(scope.task, prompt=prompt, cached=cached, completion=completion)
+
+
+def _note_first(output: Any, scope: RequestScope, metrics: TaskMetrics) -> None:
+    """A streamed request sees its first token itself; a whole one is told by the engine when it was."""
+    if scope.streamed:
+        seconds = time.perf_counter() - scope.started
+    elif output.metrics is not None and output.metrics.first_token_latency > 0:
+        seconds = output.metrics.first_token_latency
+    else:
+        return
+    metrics.first_token(scope.task, seconds=seconds, streamed=scope.streamed)
