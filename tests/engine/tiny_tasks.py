@@ -1,0 +1,69 @@
+"""Random bundles for a tiny LLaVA: every kind of task the engine serves, each saved in its own folder."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from prompts.bundle import Bundle, save_bundle
+from prompts.fingerprint import base_model_ref
+from prompts.frame import frame_mask
+from prompts.manifest import FrameSpec, Manifest, TextSpec, VisionSpec
+from tests.engine.tiny_llava import HIDDEN, LAYERS, VISION_HIDDEN, VISION_LAYERS
+
+__all__ = ["FRAME", "make_task"]
+
+FRAME = FrameSpec(canvas=(64, 64), inner=44)
+"""Not the tower's size: the framed picture goes through the model's own resize."""
+
+
+def make_task(
+    folder: Path,
+    name: str,
+    model: Path,
+    *,
+    seed: int,
+    text: int = 0,
+    vision: int = 0,
+    mode: Literal["released", "paper"] = "released",
+    projector: bool = False,
+    frame: bool = False,
+    hidden: int = HIDDEN,
+) -> Bundle:
+    """Saves `folder/name`, random but for its seed; lengths of 0 leave the part out."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors: dict[str, Tensor] = {}
+    if text:
+        tensors["text.prompts"] = torch.randn(LAYERS, text, hidden, generator=generator)
+    if vision:
+        tensors["vision.prompts"] = torch.randn(VISION_LAYERS, vision, VISION_HIDDEN, generator=generator)
+    if projector:
+        tensors |= _make_projector(generator)
+    if frame:
+        mask = frame_mask(FRAME)
+        tensors["frame.delta"] = 1.5 * torch.randn(3, *FRAME.canvas, generator=generator) * mask
+    manifest = Manifest(
+        name=name,
+        version="1",
+        base_model=base_model_ref(model) if text or vision or projector else None,
+        frame=FRAME if frame else None,
+        text=TextSpec(layers=LAYERS, length=text, hidden=hidden) if text else None,
+        vision=(
+            VisionSpec(layers=VISION_LAYERS, length=vision, hidden=VISION_HIDDEN, mode=mode) if vision else None
+        ),
+        projector=projector,
+    )
+    return save_bundle(folder / name, manifest, tensors)
+
+
+def _make_projector(generator: torch.Generator) -> dict[str, Tensor]:
+    shapes = {
+        "linear_1.weight": (HIDDEN, VISION_HIDDEN),
+        "linear_1.bias": (HIDDEN,),
+        "linear_2.weight": (HIDDEN, HIDDEN),
+        "linear_2.bias": (HIDDEN,),
+    }
+    return {
+        f"projector.{name}": 0.15 * torch.randn(shape, generator=generator) for name, shape in shapes.items()
+    }
