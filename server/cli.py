@@ -69,10 +69,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     for one in fields(ServeConfig):
         metavar, meaning = _HELP[one.name]
         options: dict[str, Any] = {"type": one.type, "metavar": metavar, "help": meaning}
-        if one.type is Path:
-            options["default"] = None
-        else:
-            options |= {"default": one.default, "help": f"{meaning} (default: {one.default})"}
+        if one.type is not Path:
+            options |= {"default": one.default, "help": f"{meaning} (default: %(default)s)"}
         group.add_argument("--" + one.name.replace("_", "-"), **options)
 
 

@@ -88,6 +88,6 @@ WITHOUT_TASK = frozenset(
 def find_route(path: str, body: dict[str, Any]) -> Route | None:
     """The route of a path, its shape settled by the body where the path does not say; None: untouched."""
     route = ROUTES.get(path)
-    if path in ("/invocations", "/tokenize") and route is not None and "messages" not in body:
-        return Route(Shape.TEXT, generates=route.generates) if "prompt" in body else None
+    if path in ("/invocations", "/tokenize") and route is not None and body.get("messages") is None:
+        return Route(Shape.TEXT, generates=route.generates) if body.get("prompt") is not None else None
     return route

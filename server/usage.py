@@ -85,8 +85,8 @@ def _with_template(messages: object, usage: Usage, shape: Shape) -> object:
         return messages
     for index in reversed(range(len(messages))):
         message = messages[index]
-        if isinstance(message, dict) and message.get("role") == "user":
-            content = _wrap_content(message.get("content"), usage, _TEXT_TYPES.get(shape, "text"))
+        if isinstance(message, dict) and message.get("role") == "user" and "content" in message:
+            content = _wrap_content(message["content"], usage, _TEXT_TYPES.get(shape, "text"))
             return [*messages[:index], {**message, "content": content}, *messages[index + 1 :]]
     return messages
 

@@ -1,0 +1,213 @@
+"""A small server with the routes, errors and engine protocol of vLLM 0.32, without vLLM.
+
+What it fakes is the model alone: `FakeEngine.generate` has vLLM's signature and outputs, the handlers read
+bodies and make answers in vLLM's shapes (integer error codes, object reprs in picture errors, SSE). An answer
+says which task rendered it and what was asked, so that a wrong task cannot be mistaken for the right one.
+"""
+
+import asyncio
+import base64
+import io
+import json
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from PIL import Image
+from prometheus_client import CollectorRegistry
+
+from prompts.bundle import Bundle
+from prompts.errors import PassepartoutError
+from server.app import attach
+from server.engine.handles import CURRENT_TASK, TaskFrame, TaskHandle
+from server.service import Service
+from server.vllm_engine import watch_generate
+from server.vllm_models import echo_alias
+
+Body = dict[str, Any]
+
+
+@dataclass
+class FakeEngine:
+    """`EngineClient` as far as the server uses it: whole answers come at once, streamed ones word by word."""
+
+    is_dead: bool = False
+    aborted: list[str] = field(default_factory=list)
+    pause_seconds: float = 0.0
+
+    async def generate(
+        self, prompt: Body, sampling_params: Any, request_id: str, **options: Any
+    ) -> AsyncGenerator[Any, None]:
+        words = prompt["answer"].split(" ")
+        is_delta = sampling_params.output_kind.name == "DELTA"
+        chunks = [[word] for word in words] if is_delta else [words]
+        try:
+            for chunk in chunks:
+                await asyncio.sleep(self.pause_seconds)
+                yield _output(prompt, chunk)
+        except (asyncio.CancelledError, GeneratorExit):
+            self.aborted.append(request_id)
+            raise
+
+
+@dataclass
+class FakeLoader:
+    """`Residency` without workers: a handle for every bundle but those named in `refuses`."""
+
+    refuses: dict[str, PassepartoutError] = field(default_factory=dict)
+    loaded: list[str] = field(default_factory=list)
+
+    async def load(self, bundle: Bundle) -> TaskHandle:
+        if bundle.name in self.refuses:
+            raise self.refuses[bundle.name]
+        self.loaded.append(bundle.name)
+        manifest, delta = bundle.manifest, bundle.frame_delta
+        return TaskHandle(
+            name=bundle.name,
+            digest=bundle.digest,
+            slot=len(self.loaded),
+            text_length=manifest.text.length if manifest.text else 0,
+            frame=TaskFrame(spec=manifest.frame, delta=delta)
+            if manifest.frame and delta is not None
+            else None,
+        )
+
+
+class FakeModels:
+    """`OpenAIServingModels`: the list and the name of the base model."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def model_name(self, lora_request: object = None) -> str:
+        return self._name
+
+    async def show_available_models(self) -> Any:
+        card = {"id": self._name, "object": "model", "owned_by": "vllm", "root": "m", "parent": None}
+        listed = {"object": "list", "data": [card]}
+        return SimpleNamespace(model_dump=lambda: json.loads(json.dumps(listed)))
+
+
+@dataclass
+class FakeServer:
+    """The app and what went on inside it: the bodies that reached vLLM's side, in order."""
+
+    app: FastAPI
+    engine: FakeEngine
+    service: Service
+    registry: CollectorRegistry
+    seen: list[Body] = field(default_factory=list)
+    seen_raw: list[bytes] = field(default_factory=list)
+
+
+def make_server(base_name: str = "base") -> FakeServer:
+    """The routes of vLLM with ours on top; load a store into `service` to have tasks."""
+    registry = CollectorRegistry()
+    app, engine = FastAPI(), FakeEngine()
+    service = Service(registry=registry)
+    server = FakeServer(app, engine, service, registry)
+    app.state.openai_serving_models = FakeModels(base_name)
+    for path in ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/tokenize"):
+        app.add_api_route(path, _handler(server), methods=["POST"])
+    for path in ("/v1/embeddings", "/inference/v1/generate", "/invocations"):
+        app.add_api_route(path, _handler(server), methods=["POST"])
+    attach(app, service)
+    echo_alias(app.state)
+    watch_generate(engine, service.metrics)
+    return server
+
+
+def picture_url(size: tuple[int, int] = (20, 16), kind: str = "PNG") -> str:
+    """A picture as clients send it."""
+    data = io.BytesIO()
+    Image.new("RGB", size, (200, 30, 30)).save(data, kind)
+    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+
+
+def _handler(server: FakeServer) -> Any:
+    async def handle(request: Request) -> Response:
+        raw = await request.body()
+        server.seen_raw.append(raw)
+        try:
+            body = json.loads(raw)
+        except ValueError:
+            return _error(400, "JSON decode error")
+        if not isinstance(body, dict):
+            return _error(400, "1 validation error")
+        server.seen.append(body)
+        if body.get("model") not in (None, server.service.base_names[0]):
+            return _error(404, f"The model `{body['model']}` does not exist.")
+        if "explode" in body:
+            raise RuntimeError("engine core died at 0x7f00")
+        try:
+            answer = _answer(body)
+        except OSError as error:  # what vLLM says of a picture that is none
+            return _error(400, f"Failed to load image: {error} <_io.BytesIO object at 0x7f2f>")
+        return await _respond(server, request, body, answer)
+
+    return handle
+
+
+async def _respond(server: FakeServer, request: Request, body: Body, answer: str) -> Response:
+    name = request.app.state.openai_serving_models.model_name()
+    prompt = {"answer": answer, "prompt_token_ids": [1, 2, 3, 4, 5], "cached": 4}
+    kind = SimpleNamespace(name="DELTA" if body.get("stream") else "FINAL_ONLY")
+    outputs = server.engine.generate(prompt, SimpleNamespace(output_kind=kind), "request-1")
+    if body.get("stream"):
+        return StreamingResponse(_events(outputs, name, body), media_type="text/event-stream")
+    text = " ".join([word async for output in outputs for word in output.outputs[0].token_ids])
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    return JSONResponse(
+        {"id": "c", "object": "chat.completion", "created": 0, "model": name, "choices": [choice]}
+    )
+
+
+async def _events(outputs: Any, name: str, body: Body) -> AsyncGenerator[str, None]:
+    async for output in outputs:
+        if body.get("stream_breaks"):
+            broken = {
+                "error": {"message": "broke", "type": "InternalServerError", "param": None, "code": 500}
+            }
+            yield f"data: {json.dumps(broken)}\n\n"
+            break
+        choice = {"index": 0, "delta": {"content": output.outputs[0].token_ids[0] + " "}}
+        event = {
+            "id": "c",
+            "object": "chat.completion.chunk",
+            "created": 0,
+            "model": name,
+            "choices": [choice],
+        }
+        yield f"data: {json.dumps(event)}\n\n"
+    yield "data: [DONE]\n\n"
+
+
+def _answer(body: Body) -> str:
+    """`<task> says <choice or text>`."""
+    handle = CURRENT_TASK.get()
+    for message in body.get("messages") or []:
+        for part in message["content"] if isinstance(message["content"], list) else []:
+            if "image_url" in part:
+                with Image.open(
+                    io.BytesIO(base64.b64decode(part["image_url"]["url"].partition(",")[2]))
+                ) as image:
+                    image.load()
+    choices = (body.get("structured_outputs") or {}).get("choice")
+    return f"{handle.name if handle else 'nobody'} says {choices[0] if choices else 'anything'}"
+
+
+def _output(prompt: Body, words: list[str]) -> Any:
+    return SimpleNamespace(
+        prompt_token_ids=prompt["prompt_token_ids"],
+        num_cached_tokens=prompt["cached"],
+        outputs=[SimpleNamespace(token_ids=words)],
+        metrics=SimpleNamespace(first_token_latency=0.25),
+    )
+
+
+def _error(status: int, message: str) -> JSONResponse:
+    error = {"message": message, "type": "BadRequestError", "param": None, "code": status}
+    return JSONResponse({"error": error}, status_code=status)

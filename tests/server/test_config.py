@@ -1,0 +1,78 @@
+"""Options, their faults, and the environment of the server's processes."""
+
+from argparse import Namespace
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from prompts.errors import ConfigError
+from server import cli
+from server.config import ServeConfig, has_cache_size, set_environment
+
+
+def test_every_fault_of_the_options_is_listed(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ServeConfig(tasks=tmp_path / "nosuch", text_rows=0, task_slots=-3)
+    faults = caught.value.faults
+    assert [one.partition(":")[0] for one in faults] == ["--text-rows", "--task-slots", "--tasks"]
+    assert "came -3" in faults[1]
+
+
+def test_a_file_is_no_store(tmp_path: Path) -> None:
+    file = tmp_path / "tasks"
+    file.write_text("")
+    with pytest.raises(ConfigError, match="came a file"):
+        ServeConfig(tasks=file)
+
+
+def test_a_server_started_without_our_command_says_how() -> None:
+    with pytest.raises(ConfigError, match="passepartout serve --model M --tasks DIR"):
+        ServeConfig.from_namespace(Namespace(model="m"))
+
+
+def test_capacity_joins_what_the_user_gave_vllm(tmp_path: Path) -> None:
+    config = ServeConfig(tasks=tmp_path, text_rows=7)
+    given = config.additional_config({"theirs": 1})
+    assert given["theirs"] == 1
+    assert given["passepartout"] == {
+        "text_rows": 7,
+        "vision_rows": config.vision_rows,
+        "slots": config.task_slots,
+    }
+    assert list(config.additional_config(None)) == ["passepartout"]
+
+
+def test_our_plugin_is_named_beside_those_that_load_anyway() -> None:
+    environment: dict[str, str] = {}
+    set_environment(environment)
+    names = environment["VLLM_PLUGINS"].split(",")
+    assert names[-1] == "passepartout"
+    assert "lora_filesystem_resolver" in names  # vLLM's own general plugin
+
+
+@pytest.mark.parametrize(("given", "set_to"), [("a,b", "a,b,passepartout"), ("", "passepartout")])
+def test_the_users_choice_of_plugins_is_kept(given: str, set_to: str) -> None:
+    environment = {"VLLM_PLUGINS": given}
+    set_environment(environment)
+    set_environment(environment)
+    assert environment["VLLM_PLUGINS"] == set_to
+
+
+@pytest.mark.parametrize(("environment", "has"), [({}, False), ({"VLLM_CPU_KVCACHE_SPACE": "2"}, True)])
+def test_the_users_cache_size_is_seen(environment: dict[str, str], has: bool) -> None:
+    assert has_cache_size(environment) is has
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["-h"], ["--model", "m", "--help"]])
+def test_help_teaches_ours_first_and_then_vllms(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(argv) == 0
+    text = capsys.readouterr().out
+    for one in fields(ServeConfig):
+        assert "--" + one.name.replace("_", "-") in text
+    assert text.index("--tasks") < text.index("--help=ModelConfig")
+
+
+def test_no_option_at_all_is_a_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    assert "--tasks" in capsys.readouterr().out

@@ -1,0 +1,141 @@
+"""Metrics per task: what is counted for which request, and that no client can invent a label."""
+
+import re
+import time
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+import server.metrics
+from server.metrics import TaskMetrics
+from tests.server.conftest import Site
+
+CHAT = "/v1/chat/completions"
+
+
+def value(site: Site, name: str, **labels: str) -> float:
+    """One sample now, 0 where there is none yet."""
+    return site.server.registry.get_sample_value(f"passepartout_{name}", labels) or 0.0
+
+
+def ask(site: Site, **body: Any) -> httpx.Response:
+    return site.client.post(CHAT, json={"messages": [{"role": "user", "content": "?"}]} | body)
+
+
+def settled(read: Any, expected: float) -> float:
+    """`read()` once it is what it should become: the last byte is out before the counting is done."""
+    deadline = time.monotonic() + 5
+    while (now := read()) != expected and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return float(now)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("task", "label"), [("plain", "plain"), (None, "_base")])
+def test_a_request_is_counted_under_its_task(site: Site, task: str | None, label: str, stream: bool) -> None:
+    whether = "true" if stream else "false"
+
+    def read() -> dict[str, float]:
+        return {
+            "requests": value(site, "task_requests_total", task=label),
+            "latency": value(site, "task_latency_seconds_count", task=label),
+            "ttft": value(site, "task_ttft_seconds_count", task=label, stream=whether),
+            "prompt": value(site, "task_tokens_total", task=label, kind="prompt"),
+            "cached": value(site, "task_tokens_total", task=label, kind="cached"),
+            "completion": value(site, "task_tokens_total", task=label, kind="completion"),
+        }
+
+    before = read()
+    assert ask(site, task=task, stream=stream).status_code == 200
+    expected = before["latency"] + 1
+    assert settled(lambda: read()["latency"], expected) == expected
+    after = read()
+    assert {name: after[name] - before[name] for name in after} == {
+        "requests": 1,
+        "latency": 1,
+        "ttft": 1,
+        "prompt": 5,
+        "cached": 4,
+        "completion": 3,
+    }
+    assert value(site, "task_in_flight", task=label) == 0
+
+
+def test_a_whole_answers_first_token_is_the_engines(site: Site) -> None:
+    labels = {"task": "renamed", "stream": "false"}
+    ask(site, task="renamed")
+    assert value(site, "task_ttft_seconds_sum", **labels) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("body", "label", "code"),
+    [
+        ({"task": "nosuch"}, "_unknown", "task_not_found"),
+        ({"task": "plain", "model": "base:classes"}, "_unknown", "task_conflict"),
+        ({"task": ""}, "_unknown", "invalid_input"),
+        ({"task": "framed"}, "framed", "picture_required"),
+        ({"model": "other"}, "_base", "http_404"),
+        ({"task": "plain", "explode": 1}, "plain", "http_500"),
+        ({"task": "plain", "stream": True, "stream_breaks": 1}, "plain", "http_500"),
+    ],
+)
+def test_an_error_is_counted_by_its_code(site: Site, body: dict[str, Any], label: str, code: str) -> None:
+    def read() -> float:
+        return value(site, "task_errors_total", task=label, code=code)
+
+    expected = read() + 1
+    ask(site, **body)
+    assert settled(read, expected) == expected
+
+
+def test_a_client_that_goes_away_is_counted_and_its_request_aborted(site: Site) -> None:
+    def read() -> float:
+        return value(site, "task_errors_total", task="plain", code="client_closed")
+
+    engine = site.server.engine
+    expected, engine.aborted[:] = read() + 1, []
+    engine.pause_seconds = 0.2
+    try:
+        body = {"messages": [{"role": "user", "content": "?"}], "task": "plain", "stream": True}
+        with httpx.Client(base_url=site.url) as leaving, leaving.stream("POST", CHAT, json=body) as response:
+            next(response.iter_lines())
+        assert settled(read, expected) == expected
+    finally:
+        engine.pause_seconds = 0.0
+    assert engine.aborted == ["request-1"]
+    assert value(site, "task_in_flight", task="plain") == 0
+
+
+def test_names_nobody_registered_share_one_label(site: Site) -> None:
+    for index in range(20):
+        ask(site, task=f"invented-{index}")
+    text = generate_latest(site.server.registry).decode()
+    labels = set(re.findall(r'task="([^"]*)"', text))
+    assert "_unknown" in labels
+    assert labels <= {"_base", "_unknown", *site.server.service.tasks.tasks}
+
+
+def test_the_store_is_published(site: Site) -> None:
+    assert value(site, "tasks", state="resident") == 5
+    assert value(site, "tasks", state="faulty") == 2
+    digest = site.server.service.tasks.find("plain").digest
+    assert value(site, "task_info", task="plain", digest=digest) == 1
+
+
+def test_the_table_of_the_docstring_names_every_metric() -> None:
+    registry = CollectorRegistry()
+    TaskMetrics(lambda name: True, registry)
+    rows = re.findall(
+        r"^\| `(\w+)`\s*\| (\w+)\s*\| ([\w, ]+?)\s*\|", server.metrics.__doc__ or "", re.MULTILINE
+    )
+    documented = {f"passepartout_{name.removesuffix('_total')}": kind for name, kind, _ in rows}
+    assert documented == {family.name: family.type for family in registry.collect()}
+    assert len(documented) >= 9
+
+
+def test_frame_time_is_observed() -> None:
+    registry = CollectorRegistry()
+    TaskMetrics(lambda name: name == "a", registry).frame("a", seconds=0.25)
+    assert registry.get_sample_value("passepartout_frame_seconds_sum", {"task": "a"}) == 0.25
