@@ -19,6 +19,12 @@ if [ "$flavour" = cpu ] && [ "$(uname -s)" = Linux ] &&
     index="--extra-index-url https://download.pytorch.org/whl/cpu"
 fi
 
+# What pip does not bring: torch.compile calls a C++ compiler, vLLM's CPU kernels are linked to libnuma.
+command -v c++ >/dev/null || echo "warning: no C++ compiler (c++) on the path (Debian, Ubuntu: apt install g++)" >&2
+if [ "$flavour" = cpu ] && ! "$python" -c "import ctypes; ctypes.CDLL('libnuma.so.1')" 2>/dev/null; then
+    echo "warning: the library libnuma is missing (Debian, Ubuntu: apt install libnuma1)" >&2
+fi
+
 echo "installing Passepartout for $flavour with $("$python" --version); this takes a few minutes"
 # shellcheck disable=SC2086 # the index is two words or none
 exec "$python" -m pip install --quiet $index --constraint constraints.txt --editable ".[$extras]"
