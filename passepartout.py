@@ -7,10 +7,13 @@
 A verb's module is imported only when the verb is called: `task show` starts without vLLM.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
+
+__all__ = ["VERBS", "find_verb", "main", "usage"]
 
 VERBS = {
     "serve": ("server.cli:main", "serve a model and its tasks over HTTP"),
@@ -56,12 +59,17 @@ def main(argv: list[str] | None = None) -> int:
     from prompts.errors import PassepartoutError
 
     try:
-        return find_verb(arguments[0])(arguments[1:])
+        status = find_verb(arguments[0])(arguments[1:])
+        sys.stdout.flush()
+        return status
     except PassepartoutError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # `passepartout task show … | head`: the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 if __name__ == "__main__":

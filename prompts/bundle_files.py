@@ -16,7 +16,7 @@ from prompts.faults import fault, shown, validation_faults
 from prompts.manifest import FrameSpec, Manifest, TextSpec, VisionSpec, lacking_part
 from prompts.tensorfile import TensorEntry, TensorFileError, read_bytes, read_header
 
-__all__ = ["MANIFEST_FILE", "TENSORS_FILE", "read_bundle_files"]
+__all__ = ["MANIFEST_FILE", "TENSORS_FILE", "link_leaves", "read_bundle_files"]
 
 MANIFEST_FILE = "bundle.json"
 TENSORS_FILE = "tensors.safetensors"
@@ -56,11 +56,18 @@ def read_bundle_files(folder: Path) -> tuple[Manifest | None, dict[str, Tensor],
     return manifest, tensors, faults
 
 
+def link_leaves(path: Path, home: Path) -> bool:
+    """Return whether `path` is a link to somewhere outside the folder `home`, or to nowhere (a circle)."""
+    try:
+        return path.is_symlink() and not path.resolve().is_relative_to(home.resolve())
+    except RuntimeError:  # Python 3.11 and 3.12 raise this for links in a circle
+        return True
+
+
 def _link_faults(folder: Path) -> list[str]:
-    home = folder.resolve()
     faults = []
     for entry in sorted(folder.iterdir()):
-        if entry.is_symlink() and not entry.resolve().is_relative_to(home):
+        if link_leaves(entry, folder):
             cure = "put the file itself there"
             expected = "a file inside the folder"
             faults.append(fault(entry.name, expected=expected, came="a link that leaves it", cure=cure))
@@ -70,7 +77,7 @@ def _link_faults(folder: Path) -> list[str]:
 def _with_file(folder: Path, name: str, max_bytes: int, use: Callable[[BinaryIO], None]) -> list[str]:
     """Open one file of the folder and `use` it, unless it is missing, foreign, special or too large."""
     path = folder / name
-    if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+    if link_leaves(path, folder):
         return []  # named by _link_faults; never opened
     try:
         about = path.stat()

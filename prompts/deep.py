@@ -64,8 +64,8 @@ def xavier_prompts(layers: int, length: int, hidden: int, generator: Generator |
 def image_tokens(patches: int, vision: VisionSpec | None) -> int:
     """Return how many tokens one picture gives the language model.
 
-    Mode `released` drops row 0, which is prompt 0 and no longer CLS: P_v - 1 prompt rows, CLS and the patches.
-    Mode `paper`, and no visual prompts, give the patches alone.
+    Mode `released` drops row 0, which is prompt 0 and no longer CLS: P_v - 1 prompt rows, CLS and the
+    patches. Mode `paper`, and no visual prompts, give the patches alone.
     """
     if vision is not None and vision.mode == "released":
         return patches + vision.length

@@ -3,6 +3,7 @@
 Every message a user sees about a file, a config or a request is built here, so that they all read alike.
 """
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,7 +47,11 @@ def _one_fault(detail: object, source: str) -> str:
         return fault(where, expected="no such key", came=shown(detail["input"]), cure=_CURES[kind])
     if kind == "missing":
         return fault(where, expected="a value", came="nothing", cure=_CURES[kind])
-    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    message = detail["msg"].removeprefix("Value error, ")
+    if kind == "json_invalid":
+        return fault(where, expected="valid JSON", came=message, cure="correct the file")
     if kind == "value_error":
         return ": ".join(part for part in (source, field, message) if part)
-    return fault(where, expected=message, came=shown(detail["input"]), cure="correct the value")
+    expected = re.sub(r"^\w+ should be ", "", message)  # "Input should be 1" -> "1"
+    expected = re.sub(r"^(\w+) should ", lambda found: f"{found[1].lower()} to ", expected)
+    return fault(where, expected=expected, came=shown(detail["input"]), cure="correct the value")

@@ -1,13 +1,14 @@
 """The store: a folder of bundles, the desired state of a server.
 
-Each sub-folder is one bundle; its task's name comes from the manifest, not from the folder. Hidden folders and
-plain files are passed over, so that a bundle being written beside the others is never half seen.
+Each sub-folder is one bundle; its task's name comes from the manifest, not from the folder. Hidden folders
+and plain files are passed over, so that a bundle being written beside the others is never half seen.
 """
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from prompts.bundle import Bundle, load_bundle
+from prompts.bundle_files import link_leaves
 from prompts.errors import BundleError, StoreError
 from prompts.faults import fault
 
@@ -68,7 +69,7 @@ def _bundle_folders(folder: Path) -> list[Path]:
 
 
 def _refuse_foreign_link(path: Path, folder: Path) -> None:
-    if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+    if link_leaves(path, folder):
         cure = "put the bundle itself there"
         raise BundleError(
             path, [fault("folder", expected="a folder of the store", came="a link that leaves it", cure=cure)]
