@@ -27,6 +27,7 @@ __all__ = [
     "TextSpec",
     "Usage",
     "VisionSpec",
+    "lacking_part",
 ]
 
 TEXT_FIELD = "{text}"

@@ -22,6 +22,9 @@ _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, struct.error)
 """What Pillow's decoders raise on broken bytes; running out of memory is not among it."""
 
+_BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+"""Pillow's own limit; the warning is raised only where warnings are errors."""
+
 _WHITE = (255, 255, 255, 255)
 
 
@@ -37,7 +40,7 @@ def decode_picture(data: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> Image
         with Image.open(source, formats=FORMATS) as image:
             _check_size(image, max_pixels)
             return to_rgb(image)
-    except Image.DecompressionBombError as error:
+    except _BOMB as error:
         raise PictureError(_too_large(max_pixels, "far more")) from error
     except UnidentifiedImageError as error:
         raise PictureError(

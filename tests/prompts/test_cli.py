@@ -1,0 +1,128 @@
+"""`passepartout task`, through the command itself."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from passepartout import main
+from prompts.manifest import Provenance
+from tests.prompts.sample import edit_json, save_frame, save_whole
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    save_whole(
+        tmp_path / "whole",
+        description="Names animals.",
+        metrics={"accuracy": 0.915, "n": 400},
+        provenance=Provenance(method="m2pt", seed=3, config={"lr": 7e-4}, libraries={"torch": "2.13.0"}),
+    )
+    return tmp_path / "whole"
+
+
+def test_show_says_what_a_bundle_holds(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["task", "show", str(whole)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for said in (
+        "whole 1.0 Names animals. digest ",
+        "base model tiny (LlavaForConditionalGeneration) sha256:000",
+        "frame canvas (16, 20), inner 8, resample bicubic, value_range unbounded, combine add",
+        "vision layers 2, length 2, hidden 6, mode released",
+        "trained 864 values: frame 768, lm_head 20, projector 28, text 24, vision 24",
+        "size 4,128 bytes",
+        "text.prompts 2 x 3 x 4 float16 48 bytes",
+        "template Name it: {text} choices cat, dog",
+        "metrics accuracy 0.915, n 400",
+        'method m2pt seed 3 config {"lr": 0.0007} libraries {"torch": "2.13.0"}',
+    ):
+        assert said in shown
+
+
+def test_show_as_json_is_the_manifest_and_more(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["task", "show", str(whole), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert json.loads((whole / "bundle.json").read_text()).items() <= shown.items()
+    assert shown["trained_values"]["frame"] == 768
+    assert shown["tensors"]["vision.prompts"] == {"shape": [2, 2, 6], "dtype": "bfloat16", "size_bytes": 48}
+    assert len(shown["digest"]) == 64
+
+
+def test_show_of_a_frame_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_frame(tmp_path / "task", "lines")
+    assert main(["task", "show", str(tmp_path / "task")]) == 0
+    assert "base model  any" in capsys.readouterr().out
+
+
+def test_verify_prints_ok_and_the_digest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digest = save_frame(tmp_path / "task", "lines").digest
+    assert main(["task", "verify", str(tmp_path / "task")]) == 0
+    assert capsys.readouterr().out == f"ok {digest}\n"
+    assert main(["task", "verify", str(tmp_path / "task"), "--json"]) == 0
+    expected = {"ok": True, "name": "lines", "version": "1", "digest": digest}
+    assert json.loads(capsys.readouterr().out) == expected
+
+
+def test_verify_lists_every_fault(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit_json(whole, lambda raw: raw.update(colour=1, text=None))
+    assert main(["task", "verify", str(whole)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: bundle 'whole' is refused (2 faults):\n  - bundle.json: colour")
+    assert "\n  - text.prompts: expected no such tensor" in said.err
+    assert main(["task", "verify", str(whole), "--json"]) == 2
+    told = json.loads(capsys.readouterr().out)
+    assert told["ok"] is False
+    assert len(told["faults"]) == 2
+
+
+def test_preview_writes_a_png(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_frame(tmp_path / "task", "lines")
+    monkeypatch.chdir(tmp_path)
+    assert main(["task", "preview", "task"]) == 0
+    assert capsys.readouterr().out == "lines-frame.png\n"
+    with Image.open(tmp_path / "lines-frame.png") as drawn:
+        assert (drawn.format, drawn.size) == ("PNG", (20, 16))
+
+
+def test_preview_with_a_picture_is_before_and_after(tmp_path: Path) -> None:
+    save_frame(tmp_path / "task", "lines")
+    Image.new("RGB", (30, 30), "red").save(tmp_path / "in.jpg")
+    out = tmp_path / "out.anything"
+    arguments = ["task", "preview", str(tmp_path / "task"), "--picture", str(tmp_path / "in.jpg")]
+    assert main([*arguments, "--out", str(out)]) == 0
+    with Image.open(out) as drawn:
+        assert (drawn.format, drawn.size) == ("PNG", (48, 16))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["preview", "TASK", "--picture", "none.png"], "error: picture: expected a file, came none"),
+        (["preview", "TASK", "--picture", "TASK/bundle.json"], "error: picture: expected a picture"),
+        (["preview", "TASK", "--out", "none/x.png"], "error: --out: expected a file to write"),
+        (["show", "none"], "error: bundle 'none' is refused (1 fault):"),
+    ],
+)
+def test_a_bad_argument_is_an_error_of_one_place(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    save_frame(tmp_path / "TASK", "lines")
+    monkeypatch.chdir(tmp_path)
+    assert main(["task", *arguments]) == 2
+    assert capsys.readouterr().err.startswith(message)
+
+
+@pytest.mark.parametrize("arguments", [[], ["eat"], ["show"], ["show", "a", "--colour"]])
+def test_misuse_ends_with_two(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["task", *arguments])
+    assert ended.value.code == 2
+    assert "usage: passepartout task" in capsys.readouterr().err

@@ -1,0 +1,68 @@
+"""The manifest in Python: lists become tuples, nothing else is converted, the template is filled once."""
+
+import pytest
+from pydantic import ValidationError
+
+from prompts.manifest import FrameSpec, Manifest, TextSpec, Usage
+from tests.prompts.sample import BASE, whole_manifest
+
+
+def test_a_manifest_goes_through_json_unchanged() -> None:
+    manifest = whole_manifest()
+    assert Manifest.model_validate_json(manifest.model_dump_json()) == manifest
+
+
+def test_lists_become_tuples_but_words_never_numbers() -> None:
+    assert FrameSpec.model_validate({"canvas": [32, 32], "inner": 8}).canvas == (32, 32)
+    assert Usage.model_validate({"choices": ["a", "b"]}).choices == ("a", "b")
+    with pytest.raises(ValidationError):
+        FrameSpec.model_validate({"canvas": ["32", 32], "inner": 8})
+
+
+def test_a_manifest_is_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        whole_manifest().name = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", ["a", "ball-2.x_y", "0" * 63])
+def test_good_names(name: str) -> None:
+    assert whole_manifest(name=name).name == name
+
+
+@pytest.mark.parametrize("name", ["", "A", "a:b", "a/b", "-a", ".a", "a b", "ä", "0" * 64, "a\n"])
+def test_bad_names(name: str) -> None:
+    with pytest.raises(ValidationError, match="name"):
+        whole_manifest(name=name)
+
+
+@pytest.mark.parametrize(("inner", "fits"), [(1, True), (16, True), (17, False)])
+def test_the_picture_fits_its_canvas(inner: int, fits: bool) -> None:
+    fields = {"canvas": (16, 20), "inner": inner}
+    if fits:
+        assert FrameSpec.model_validate(fields).inner == inner
+    else:
+        with pytest.raises(ValidationError, match="leave a border"):
+            FrameSpec.model_validate(fields)
+
+
+def test_a_frame_without_a_border_is_refused() -> None:
+    with pytest.raises(ValidationError, match="leave a border"):
+        FrameSpec(canvas=(16, 16), inner=16)
+
+
+def test_a_bundle_carries_something_learned() -> None:
+    with pytest.raises(ValidationError, match="expected at least one, came none"):
+        Manifest(name="a", version="1", usage=Usage(choices=("a", "b")))
+
+
+def test_what_enters_the_model_needs_its_name() -> None:
+    text = TextSpec(layers=1, length=1, hidden=1)
+    with pytest.raises(ValidationError, match="the bundle carries text, lm_head"):
+        Manifest(name="a", version="1", text=text, lm_head=True)
+    assert Manifest(name="a", version="1", text=text, lm_head=True, base_model=BASE).lm_head
+
+
+def test_the_template_takes_the_users_text_as_it_is() -> None:
+    usage = Usage(template="Q: {text} {not a field} A:")
+    assert usage.render("a {text} b") == "Q: a {text} b {not a field} A:"
+    assert Usage().render("as it is") == "as it is"
