@@ -33,6 +33,7 @@ class Answer:
         self._held: Message | None = None
         self._held_body = b""
         self._is_finished = False
+        self.has_started = False
         self.error_code: str | None = None
 
     async def send(self, message: Message) -> None:
@@ -68,6 +69,7 @@ class Answer:
         if message["status"] >= HTTPStatus.BAD_REQUEST:
             self._held = message
         else:
+            self.has_started = True
             await self._send(message)
 
     def _note(self, message: Message) -> None:
@@ -86,11 +88,21 @@ class Answer:
         self._is_finished = True
         self.error_code = self.error_code or _code(self._held_body, held["status"])
         better = await self._explain()
+        self.has_started = True
         if better is None:
             await self._send(held)
             await self._send({"type": "http.response.body", "body": self._held_body, "more_body": False})
             return
         self.error_code, response = better
+        await self._replace(response)
+
+    async def fail(self, code: str, response: Response) -> None:
+        """Answer with `response`: vLLM raised, and nothing is on its way yet."""
+        self._is_finished = self.has_started = True
+        self.error_code = code
+        await self._replace(response)
+
+    async def _replace(self, response: Response) -> None:
         for name, value in self._headers:
             response.raw_headers.append((name, value))
         await response(self._scope, _never, self._send)

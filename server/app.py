@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 
 from server.config import ServeConfig
 from server.engine.residency import Residency
+from server.frame_time import watch_frames
 from server.middleware import TaskMiddleware
 from server.routes import add_routes
 from server.service import Service
@@ -52,6 +53,7 @@ class PassepartoutEndpoints:
         await start(self._service, config, base_names=tuple(names), loader=residency)
         echo_alias(state)
         watch_generate(engine_client, self._service.metrics)
+        watch_frames(self._service)
 
 
 def attach(app: FastAPI, service: Service) -> None:

@@ -55,6 +55,9 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help") or argv[-1] in ("-h", "--help"):
         print(_own_parser().format_help())
         return 0 if argv else 2
+    given, rest = _own_parser().parse_known_args(argv)
+    if given.tasks is not None or not any(one.partition("=")[0] in ("--config", "--help") for one in rest):
+        ServeConfig.from_namespace(given)  # faults in seconds, not after vLLM's import
     set_environment()
     from server.vllm_cli import parse, run  # imports vLLM, which reads the environment
 
@@ -82,6 +85,7 @@ def _own_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,
+        allow_abbrev=False,
     )
     model = parser.add_argument_group("The model")
     model.add_argument("--model", metavar="M", help="folder or hub name of the base model (required)")

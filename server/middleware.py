@@ -14,12 +14,13 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from prompts.errors import PassepartoutError
+from prompts.errors import InternalError, PassepartoutError
 from server.answer import CLIENT_CLOSED, Answer
 from server.engine.handles import using_task
 from server.errors import error_response
+from server.log import logger
 from server.metrics import UNKNOWN_LABEL
-from server.pictures import Picture, find_broken
+from server.pictures import Picture, find_broken, find_fetch_fault
 from server.prepare import Asked, parse_body, prepare_body, resolve_task
 from server.resolve import TASK_HEADER, split_alias
 from server.scope import CURRENT_SCOPE, RequestScope
@@ -94,9 +95,11 @@ class _Exchange:
         except (asyncio.CancelledError, ClientDisconnect):
             answer.error_code = CLIENT_CLOSED
             raise
-        except Exception:
+        except Exception as error:
             answer.error_code = f"http_{HTTPStatus.INTERNAL_SERVER_ERROR.value}"
-            raise
+            if answer.has_started:
+                raise
+            await self._answer_failure(error, answer)
         finally:
             CURRENT_SCOPE.reset(token)
             if is_counted:
@@ -117,6 +120,17 @@ class _Exchange:
             alias=str(model) if alias is not None else None,
             streamed=self._asked.is_streamed,
         )
+
+    async def _answer_failure(self, error: Exception, answer: Answer) -> None:
+        """Something unforeseen was raised: its words are for the log (they name hosts, paths and objects)."""
+        explained = await self._explain()
+        if explained is None:
+            fault: PassepartoutError | None = find_fetch_fault(self._pictures, error)
+            if fault is None:
+                logger.exception("%s failed", self._asked.path, exc_info=error)
+                fault = InternalError("the server failed to answer; its log says how")
+            explained = fault.code, error_response(fault, path=self._asked.path)
+        await answer.fail(*explained)
 
     async def _explain(self) -> tuple[str, Response] | None:
         """Name the broken picture where there is one: vLLM's own words name no field."""

@@ -19,10 +19,12 @@ from prompts.errors import PictureError
 from prompts.faults import fault, shown
 from prompts.picture import FORMATS, decode_picture
 
-__all__ = ["Picture", "find_broken", "find_pictures", "require_readable"]
+__all__ = ["Picture", "find_broken", "find_fetch_fault", "find_pictures", "require_readable"]
 
 _CONTAINERS = ("messages", "input", "content", "output")
 _SCHEMES = ("http:", "https:")
+_FETCHERS = ("aiohttp", "PIL")
+"""Packages whose errors, where a request has pictures to fetch, tell of the pictures."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,25 @@ def find_broken(pictures: list[Picture], *, max_pixels: int) -> PictureError | N
         except PictureError as error:
             return PictureError(f"{picture.field}: {error}")
     return None
+
+
+def find_fetch_fault(pictures: list[Picture], error: Exception) -> PictureError | None:
+    """What to say when fetching or decoding a picture behind a URL raised `error`; None where it did not.
+
+    The error's own words stay out: they tell what hosts this machine can reach.
+    """
+    fields = [picture.field for picture in pictures if picture.url is not None and not picture.is_inline]
+    is_fetching = isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _FETCHERS
+    if not fields or not is_fetching:
+        return None
+    return PictureError(
+        fault(
+            ", ".join(fields),
+            expected="the address of a picture",
+            came="one that could not be fetched or decoded",
+            cure="correct it, or send the picture as data:image/png;base64,…",
+        )
+    )
 
 
 def _walk(value: object, field: str) -> Iterator[Picture]:

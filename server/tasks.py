@@ -4,7 +4,6 @@
 its faults, for the log and for `/ready`, and its name stays unknown: it is never answered by the base model.
 """
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +13,9 @@ from prompts.bundle import Bundle
 from prompts.errors import BundleError, EngineError, PassepartoutError, TaskNotFoundError
 from prompts.store import scan_store
 from server.engine.handles import TaskHandle
+from server.log import logger
 
 __all__ = ["Loader", "ResidentTask", "TaskRegistry"]
-
-logger = logging.getLogger("vllm.passepartout")
-"""Below vLLM's logger, so that its handlers and levels hold for us too."""
 
 
 class Loader(Protocol):

@@ -12,11 +12,11 @@ from importlib.metadata import entry_points
 from prompts.errors import ConfigError, UnsupportedError
 from prompts.faults import fault
 from server.config import PLUGIN_NAME, ServeConfig, has_cache_size
+from server.engine.plugin import WORKER_EXTENSION
 
 __all__ = ["configure", "parse", "run"]
 
 BASE_NAME = "base"
-WORKER_EXTENSION = "server.engine.worker:PromptWorkerExtension"
 
 _GROUPS = ("vllm.general_plugins", "vllm.endpoint_plugins")
 _GIB = 1 << 30

@@ -1,6 +1,7 @@
 """A fake vLLM with our middleware and routes, behind a real socket: what the HTTP tests here ask."""
 
 import asyncio
+import logging
 import socket
 import threading
 import time
@@ -33,6 +34,12 @@ def save_text(folder: Path, name: str, usage: Usage | None = None) -> None:
     )
     seed = torch.Generator().manual_seed(sum(name.encode()))
     save_bundle(folder, manifest, {"text.prompts": torch.randn(2, 3, 4, generator=seed)})
+
+
+@pytest.fixture(autouse=True)
+def caught_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `caplog` see our log also where vLLM, imported by another module, took its loggers to itself."""
+    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """Options, their faults, and the environment of the server's processes."""
 
+import subprocess
+import sys
 from argparse import Namespace
 from dataclasses import fields
 from pathlib import Path
@@ -76,3 +78,14 @@ def test_help_teaches_ours_first_and_then_vllms(argv: list[str], capsys: pytest.
 def test_no_option_at_all_is_a_fault(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 2
     assert "--tasks" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [["--model", "m"], ["--model", "m", "--tasks", "/nosuch"]])
+def test_a_missing_store_is_found_before_vllm_is_imported(argv: list[str]) -> None:
+    code = (
+        "import sys\nfrom prompts.errors import ConfigError\nfrom server.cli import main\n"
+        f"try: main({argv!r})\n"
+        "except ConfigError as error: print('vllm' in sys.modules, error.faults[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("False --tasks: expected a folder of bundles"), done.stderr

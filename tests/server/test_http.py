@@ -202,3 +202,16 @@ def test_a_picture_with_a_frame_is_answered(site: Site) -> None:
     assert said(ask(site, task="framed", messages=[{"role": "user", "content": content}])) == (
         "framed says anything"
     )
+
+
+@pytest.mark.parametrize("task", [None, "plain"])
+def test_what_vllm_did_not_foresee_is_an_error_object_without_its_words(
+    site: Site, task: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    response = ask(site, task=task, explode=1)
+    error = error_of(response)
+    assert (error["status"], error["code"], error["type"]) == (500, "internal_error", "server_error")
+    assert "0x7f00" not in response.text
+    assert "0x7f00" in caplog.text
+    assert response.headers.get("X-Task") == task
+    assert said(ask(site, task="plain")) == "plain says anything"

@@ -77,7 +77,7 @@ def test_a_whole_answers_first_token_is_the_engines(site: Site) -> None:
         ({"task": ""}, "_unknown", "invalid_input"),
         ({"task": "framed"}, "framed", "picture_required"),
         ({"model": "other"}, "_base", "http_404"),
-        ({"task": "plain", "explode": 1}, "plain", "http_500"),
+        ({"task": "plain", "explode": 1}, "plain", "internal_error"),
         ({"task": "plain", "stream": True, "stream_breaks": 1}, "plain", "http_500"),
     ],
 )

@@ -109,6 +109,16 @@ def test_a_picture_that_breaks_off_is_named_after_vllm_refused_it(
     assert response.headers.get("X-Task") == task
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/a.png", "https://nowhere.invalid/a.png"])
+def test_a_picture_that_cannot_be_fetched_is_the_requests_fault(site: Site, url: str) -> None:
+    response = ask(site, picture_url(), url, task="framed")
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (400, "picture_invalid")
+    assert "messages[0].content[1].image_url" in error["message"]
+    assert "Connect call failed" not in error["message"]
+    assert response.headers["X-Task"] == "framed"
+
+
 def test_an_error_that_is_not_the_pictures_stays_vllms(site: Site) -> None:
     response = ask(site, picture_url(), model="other")
     assert response.json()["error"]["message"] == "The model `other` does not exist."

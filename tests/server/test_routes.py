@@ -104,7 +104,6 @@ def test_ready_is_503_when_the_engine_is_dead_and_ready_when_all_is_well(tmp_pat
 
 
 def test_every_bad_bundle_is_logged_with_each_fault(store: Path, caplog: pytest.LogCaptureFixture) -> None:
-    logging.getLogger("vllm").propagate = True
     with caplog.at_level(logging.INFO, logger="vllm.passepartout"):
         asyncio.run(
             start(make_server().service, ServeConfig(tasks=store), base_names=("m",), loader=FakeLoader())
