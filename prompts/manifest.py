@@ -20,6 +20,7 @@ from pydantic import (
 from prompts.faults import fault
 
 __all__ = [
+    "TEXT_FIELD",
     "BaseModelRef",
     "FrameSpec",
     "Manifest",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 TEXT_FIELD = "{text}"
+"""Where a template takes the user's text."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Version = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,62}$")]

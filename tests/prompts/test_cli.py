@@ -1,6 +1,9 @@
 """`passepartout task`, through the command itself."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,9 @@ from PIL import Image
 from passepartout import main
 from prompts.manifest import Provenance
 from tests.prompts.sample import edit_json, save_frame, save_whole
+
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -126,3 +132,13 @@ def test_misuse_ends_with_two(arguments: list[str], capsys: pytest.CaptureFixtur
         main(["task", *arguments])
     assert ended.value.code == 2
     assert "usage: passepartout task" in capsys.readouterr().err
+
+
+def test_a_reader_that_stops_early_is_no_crash(whole: Path) -> None:
+    """As in `passepartout task show … | head`: no traceback, the status shells give a closed pipe."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "passepartout", "task", "show", str(whole)]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=120, cwd=ROOT)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")

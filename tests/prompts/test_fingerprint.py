@@ -25,7 +25,7 @@ def checkpoint(folder: Path, *shards: dict[str, Tensor], index: bool = False) ->
     """Write a checkpoint folder of one or several shards."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"architectures": ["LlavaForConditionalGeneration"]}))
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards):
         name = f"model-{number}.safetensors"
         save_file(shard, folder / name)
