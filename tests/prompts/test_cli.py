@@ -13,7 +13,6 @@ from passepartout import main
 from prompts.manifest import Provenance
 from tests.prompts.sample import edit_json, save_frame, save_whole
 
-
 ROOT = Path(__file__).resolve().parents[2]
 
 
