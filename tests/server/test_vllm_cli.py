@@ -1,0 +1,100 @@
+"""Our options and vLLM's on one command line, and what is put into vLLM's before it starts."""
+
+import argparse
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from prompts.errors import ConfigError, UnsupportedError
+from server.cli import add_options
+from server.config import ServeConfig
+from server.engine.plugin import WORKER_EXTENSION
+from server.vllm_cli import configure, parse
+from tests.server.real import COMMAND, plain_environment
+
+pytestmark = pytest.mark.engine
+
+GIB = 1 << 30
+
+
+def parsed(tmp_path: Path, *options: str) -> argparse.Namespace:
+    return parse(["--tasks", str(tmp_path), *options], prog="passepartout serve", add_options=add_options)
+
+
+def configured(args: argparse.Namespace, *, is_cpu: bool = False) -> argparse.Namespace:
+    configure(args, ServeConfig.from_namespace(args), is_cpu=is_cpu)
+    return args
+
+
+def test_both_kinds_of_options_are_read(tmp_path: Path) -> None:
+    args = configured(
+        parsed(tmp_path, "--model", "m", "--text-rows", "77", "--port", "8123", "--max-model-len", "2k")
+    )
+    assert (args.port, args.max_model_len, args.served_model_name) == (8123, 2000, ["base"])
+    assert args.worker_extension_cls == WORKER_EXTENSION
+    assert args.additional_config["passepartout"]["text_rows"] == 77
+    assert ServeConfig.from_namespace(args).tasks == tmp_path
+
+
+def test_a_yaml_file_may_hold_both(tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text(f"model: m\ntasks: {tmp_path}\ntask-slots: 3\nport: 8123\n")
+    args = parse(["--config", str(file)], prog="passepartout serve", add_options=add_options)
+    assert (args.model, args.tasks, args.task_slots, args.port) == ("m", tmp_path, 3, 8123)
+
+
+def test_what_the_user_says_is_kept(tmp_path: Path) -> None:
+    args = parsed(
+        tmp_path, "m", "--served-model-name", "mine", "also", "--additional-config", '{"theirs": 1}'
+    )
+    configured(args)
+    assert args.served_model_name == ["mine", "also"]
+    assert args.additional_config["theirs"] == 1
+
+
+def test_a_cpu_gets_a_cache_it_can_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    assert GIB <= configured(parsed(tmp_path, "m"), is_cpu=True).kv_cache_memory_bytes <= 4 * GIB
+    assert configured(parsed(tmp_path, "m"), is_cpu=False).kv_cache_memory_bytes is None
+    given = parsed(tmp_path, "m", "--kv-cache-memory-bytes", "64M")
+    assert configured(given, is_cpu=True).kv_cache_memory_bytes == 64 << 20
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "2")
+    assert configured(parsed(tmp_path, "m"), is_cpu=True).kv_cache_memory_bytes is None
+
+
+def test_every_fault_is_listed(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        configured(parsed(tmp_path, "--worker-extension-cls", "theirs.Extension"))
+    assert [one.partition(":")[0] for one in caught.value.faults] == ["--model", "--worker-extension-cls"]
+
+
+@pytest.mark.parametrize("option", ["--grpc", "--data-parallel-multi-port-external-lb"])
+def test_servers_that_load_no_plugins_are_refused(tmp_path: Path, option: str) -> None:
+    with pytest.raises(UnsupportedError, match=option):
+        configured(parsed(tmp_path, "m", option))
+
+
+def test_the_command_says_what_is_wrong_and_exits_with_2(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [COMMAND, "serve", "--tasks", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=plain_environment(),
+        timeout=200,
+    )
+    assert done.returncode == 2
+    assert "--model: expected a folder or a name of the hub, came nothing" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_vllms_help_holds_our_section(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [COMMAND, "serve", "--help=Passepartout"],
+        capture_output=True,
+        text=True,
+        env=plain_environment(),
+        timeout=200,
+    )
+    assert done.returncode == 0
+    assert "--text-rows" in done.stdout
