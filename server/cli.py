@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
     Raises:
         InputError: an option is wrong, or nothing can be served.
     """
-    if not argv or argv[0] in ("-h", "--help") or argv[-1] in ("-h", "--help"):
+    if not argv or not {"-h", "--help"}.isdisjoint(argv):
         print(_own_parser().format_help())
         return 0 if argv else 2
     given, rest = _own_parser().parse_known_args(argv)

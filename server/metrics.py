@@ -13,7 +13,7 @@ vLLM serves whatever lives in prometheus_client's default registry (or, with sev
 | `task_tokens_total`    | counter   | task, kind   | tokens the engine read and wrote |
 | `frame_seconds`        | histogram | task         | putting the learned frame on one picture |
 | `tasks`                | gauge     | state        | bundles of the store: "resident" or "faulty" |
-| `task_info`            | gauge     | task, digest | 1 for the digest that serves the task |
+| `task_info`            | gauge     | task, digest | 1 for the digest that serves, 0 for earlier ones |
 
 Label values are bounded. `task`: the name of a registered task, `_base` (no task asked for) or
 `_unknown` (a name nobody registered). `code`: a string code of ours (`server.errors`), `http_<status>`
@@ -44,6 +44,7 @@ class TaskMetrics:
 
     def __init__(self, is_registered: Callable[[str], bool], registry: CollectorRegistry = REGISTRY) -> None:
         self._is_registered = is_registered
+        self._published: set[tuple[str, str]] = set()
         self._requests = Counter(
             "passepartout_task_requests_total", "Requests per task.", ["task"], registry=registry
         )
@@ -129,5 +130,8 @@ class TaskMetrics:
         """Publish what is resident (name -> digest) and how many bundles are refused."""
         self._tasks.labels("resident").set(len(resident))
         self._tasks.labels("faulty").set(faulty)
+        for name, digest in self._published - resident.items():
+            self._info.labels(name, digest).set(0)
         for name, digest in resident.items():
             self._info.labels(name, digest).set(1)
+        self._published = set(resident.items())

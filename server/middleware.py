@@ -9,7 +9,7 @@ import asyncio
 import time
 from http import HTTPStatus
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -78,6 +78,8 @@ class _Exchange:
             raw, self._pictures = await prepare_body(self._asked, self._route, self._task, self._service)
         except PassepartoutError as error:
             inner = error_response(error, path=self._asked.path)
+        if raw is not self._asked.raw:
+            MutableHeaders(scope=scope)["Content-Length"] = str(len(raw))
         answer = Answer(scope, send, headers=self._headers(), explain=self._explain)
         await self._answer(inner, scope, answer.receive(raw, receive), answer, label)
 

@@ -131,6 +131,8 @@ def _handler(server: FakeServer) -> Any:
     async def handle(request: Request) -> Response:
         raw = await request.body()
         server.seen_raw.append(raw)
+        if int(request.headers["Content-Length"]) != len(raw):
+            return _error(400, "the body is not as long as it says")
         try:
             body = json.loads(raw)
         except ValueError:

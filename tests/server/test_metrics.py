@@ -124,6 +124,20 @@ def test_the_store_is_published(site: Site) -> None:
     assert value(site, "task_info", task="plain", digest=digest) == 1
 
 
+def test_a_digest_that_no_longer_serves_is_0() -> None:
+    registry = CollectorRegistry()
+    metrics = TaskMetrics(lambda name: True, registry)
+    metrics.store(resident={"a": "old", "b": "same"}, faulty=0)
+    metrics.store(resident={"a": "new", "b": "same"}, faulty=0)
+    serving = {
+        (sample.labels["task"], sample.labels["digest"]): sample.value
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name == "passepartout_task_info"
+    }
+    assert serving == {("a", "old"): 0, ("a", "new"): 1, ("b", "same"): 1}
+
+
 def test_the_table_of_the_docstring_names_every_metric() -> None:
     registry = CollectorRegistry()
     TaskMetrics(lambda name: True, registry)
