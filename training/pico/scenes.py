@@ -15,7 +15,7 @@ from training.pico.glyphs import GLYPH_PIXELS, Glyph, Style, draw_glyph
 __all__ = ["CANVAS_PIXELS", "Placement", "Scene", "draw_scene", "random_scene"]
 
 CANVAS_PIXELS = 224
-_LARGEST = {1: (88, 200), 2: (72, 112), 3: (64, 104), 4: (60, 96), 5: (56, 84)}
+_LARGEST = {1: (104, 200), 2: (72, 112), 3: (64, 104), 4: (60, 96), 5: (56, 84)}
 _MAX_ANGLE = 0.35
 _TRIES_PER_PLACE = 40
 
