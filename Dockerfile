@@ -12,7 +12,7 @@ ARG GPU_BASE=nvidia/cuda:13.0.2-devel-ubuntu24.04
 # What decides the installed packages, apart from the code, so that a change of code installs nothing again.
 FROM scratch AS manifest
 COPY pyproject.toml constraints.txt LICENSE NOTICE passepartout_torchvision.* /
-COPY deploy/install.sh deploy/image.sh /deploy/
+COPY deploy/install.sh /deploy/
 
 FROM scratch AS source
 COPY passepartout.py README.md /
@@ -23,8 +23,9 @@ COPY examples /examples
 
 # --- cpu: Debian, torch's CPU build ------------------------------------------------------------------------
 FROM ${CPU_BASE} AS cpu
-COPY --from=manifest / /app/
+COPY deploy/image.sh /app/deploy/
 RUN /app/deploy/image.sh system
+COPY --from=manifest / /app/
 ARG PIP_CERT
 ARG PIP_FIND_LINKS
 ARG PIP_INDEX_URL
@@ -43,8 +44,9 @@ CMD ["--help"]
 
 # --- gpu: CUDA ---------------------------------------------------------------------------------------------
 FROM ${GPU_BASE} AS gpu
-COPY --from=manifest / /app/
+COPY deploy/image.sh /app/deploy/
 RUN /app/deploy/image.sh system
+COPY --from=manifest / /app/
 ARG PIP_CERT
 ARG PIP_FIND_LINKS
 ARG PIP_INDEX_URL
