@@ -1,7 +1,7 @@
 """The workers' memory of learned prompts: one row bank per encoder, and who owns which row.
 
-Buffers are allocated once and only ever filled in place, so that compiled graphs and CUDA graphs that read them
-stay right. Row 0 of each bank is the dummy's: zeros. Written for vLLM 0.32 (`async_tensor_h2d`).
+Buffers are allocated once and only ever filled in place, so that compiled graphs and CUDA graphs that read
+them stay right. Row 0 of each bank is the dummy's: zeros. Written for vLLM 0.32 (`async_tensor_h2d`).
 
 L, d: layers and width of the language model; L_v, d_v: of the vision encoder; T: tokens of one step at most.
 """
@@ -15,7 +15,7 @@ from vllm.utils.torch_utils import async_tensor_h2d
 
 from prompts.bundle import Bundle
 from prompts.errors import CapacityError, EngineError
-from server.engine.facts import Capacity, EngineFacts
+from server.engine.facts import EngineFacts
 from server.engine.rows import RowAllocator
 
 __all__ = ["PromptBank", "Resident"]
@@ -168,7 +168,9 @@ class PromptBank(nn.Module):
         """
         slots, rows = handles.unbind(dim=1)
         if not bool((self._owners[rows] == slots).all()):
-            raise EngineError(f"slots {sorted(set(slots.tolist()))}: a request's task is not resident any more")
+            raise EngineError(
+                f"slots {sorted(set(slots.tolist()))}: a request's task is not resident any more"
+            )
         step = torch.full((int(positions.max()) + 1,), -1, dtype=torch.int64, device="cpu")
         step[positions] = rows
         self.rows[: step.shape[0]].copy_(async_tensor_h2d(step, device=self.rows.device), non_blocking=True)

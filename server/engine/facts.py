@@ -1,6 +1,7 @@
 """What the engine says of itself: the shapes a bundle must have and the room there is.
 
-`EngineFacts` crosses from the workers to the front end as a plain dict; `find_misfits` is asked on both sides.
+`EngineFacts` crosses from the workers to the front end as a plain dict; `find_misfits` is asked on both
+sides.
 """
 
 from collections.abc import Mapping

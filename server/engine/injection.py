@@ -1,4 +1,4 @@
-"""Text prompts into the decoder: at the input of every layer the prompt tokens' hidden state is the bank's row.
+"""Text prompts into the decoder: at the input of every layer a prompt token's state is the bank's row.
 
 Written for vLLM 0.32's decoder layers `(positions, hidden_states, residual)` that begin with
 norm(hidden_states + residual): the row goes into `hidden_states` and 0 into `residual`. There is no branch on

@@ -5,9 +5,9 @@
     handle = tasks.load(load_bundle(path))
     outputs = tasks.generate(["a", "b"], [handle, None], SamplingParams(max_tokens=8))
 
-The handle is put in while vLLM 0.32 renders, in this process, so it works with the engine in this process
-(`VLLM_ENABLE_V1_MULTIPROCESSING=0`) as in one of its own. With the engine in this process nothing runs before all
-is queued, so that one call is one batch as far as it fits.
+The handle is put in while vLLM 0.32 renders, always in this process, so the engine may run in a process of
+its own (the default) or in this one (`VLLM_ENABLE_V1_MULTIPROCESSING=0`). Scheduling is paused until all of a
+call is queued: one call is one batch as far as it fits.
 """
 
 import asyncio
@@ -60,9 +60,13 @@ class OfflineTasks:
         asyncio.run(self.residency.unload(handle))
 
     def generate(
-        self, prompts: Sequence[Any], handles: Sequence[TaskHandle | None], sampling_params: Any, **options: Any
+        self,
+        prompts: Sequence[Any],
+        handles: Sequence[TaskHandle | None],
+        sampling_params: Any,
+        **options: Any,
     ) -> list[Any]:
-        """`LLM.generate` with a task, or None, for each prompt; `RequestOutput`s in the order of the prompts."""
+        """`LLM.generate` with a task, or None, for each prompt; its `RequestOutput`s in their order."""
         return self._run(self.llm.enqueue, prompts, handles, sampling_params, options)
 
     def chat(
@@ -84,6 +88,7 @@ class OfflineTasks:
         options: dict[str, Any],
     ) -> list[Any]:
         queued: list[str] = []
+        self.llm.sleep(level=0, mode="keep")
         try:
             for one, handle in zip(inputs, handles, strict=True):
                 with using_task(handle):
@@ -91,4 +96,6 @@ class OfflineTasks:
         except BaseException:
             self.llm.llm_engine.abort_request(queued)
             raise
+        finally:
+            self.llm.wake_up(tags=["scheduling"])
         return list(self.llm.wait_for_completion(use_tqdm=False))

@@ -1,15 +1,16 @@
-"""vLLM's multimodal processing with a learned prompt in it: mixins for a family's info, dummies and processor.
+"""vLLM's multimodal processing with a learned prompt in it: mixins for a family's classes.
 
 The learned prompt is one more modality, at most one item a request. The mixins put its P_t placeholder tokens
-before the whole prompt, P_v more for each picture in mode `released`, the frame around each picture (in float,
-`do_rescale=False`), and digest and slot into the hashes that vLLM's processor, encoder and prefix caches go by.
-Written for vLLM 0.32 (`vllm.multimodal.processing`).
+before the whole prompt, P_v more for each picture in mode `released`, the frame around each picture (in
+float, `do_rescale=False`), and digest and slot into the hashes that vLLM's processor, encoder and prefix
+caches go by. Written for vLLM 0.32 (`vllm.multimodal.processing`).
 """
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ from server.engine.items import (
 __all__ = ["PromptDummyMixin", "PromptInfoMixin", "PromptProcessorMixin"]
 
 _IN_PROCESS: ContextVar[TaskHandle | None] = ContextVar("passepartout_in_process", default=None)
-"""The handle of the request that this thread's processor is at; vLLM's hooks below get only part of its items."""
+"""The handle of the request this thread's processor is at; vLLM's hooks get only some of its items."""
 
 
 class PromptInfoMixin(BaseProcessingInfo):
@@ -89,7 +90,8 @@ class PromptProcessorMixin(BaseMultiModalProcessor):
     def apply(self, inputs: ProcessorInputs, timing_ctx: TimingContext) -> Any:
         given = inputs.mm_data_items.get(MODALITY)
         handle: TaskHandle | None = given[0] if given else None
-        if handle is not None and handle.text_length == 0:  # no tokens of its own, which vLLM takes for an error
+        if handle is not None and handle.text_length == 0:
+            # An item without tokens of its own is an error to vLLM.
             rest = {name: items for name, items in inputs.mm_data_items.items() if name != MODALITY}
             inputs = replace(inputs, mm_data_items=MultiModalDataItems(rest))
         token = _IN_PROCESS.set(handle)
@@ -169,7 +171,7 @@ class PromptProcessorMixin(BaseMultiModalProcessor):
         if handle.extra_image_tokens:
             updates = [_lengthen(update, handle.extra_image_tokens) for update in updates]
         if handle.text_length:
-            tokens = [self._placeholder_id()] * handle.text_length
+            tokens = [self._placeholder_id] * handle.text_length
             updates.append(PromptInsertion(MODALITY, PromptIndexTargets.start(), tokens))
         return updates
 
@@ -191,6 +193,7 @@ class PromptProcessorMixin(BaseMultiModalProcessor):
         shifted[MODALITY] = [PlaceholderFeaturesInfo(MODALITY, 0, 0, tokens, None)]
         return [*tokens, *ids], shifted
 
+    @cached_property
     def _placeholder_id(self) -> int:
         """A token that means nothing where it stands: never one that ends an answer, never a picture's."""
         tokenizer = self.info.get_tokenizer()

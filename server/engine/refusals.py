@@ -42,7 +42,8 @@ def check_config(vllm_config: Any) -> None:
         "enable_tower_connector_lora": lora is not None and lora.enable_tower_connector_lora,
     }
     cure = "leave the option out, or serve without learned prompts (VLLM_PLUGINS without passepartout)"
-    faults = [fault(name, expected="off", came="on", cure=cure) for name, is_wrong in wrong.items() if is_wrong]
+    refused = [name for name, is_wrong in wrong.items() if is_wrong]
+    faults = [fault(name, expected="off", came="on", cure=cure) for name in refused]
     if faults:
         raise ConfigError("engine options", faults)
 

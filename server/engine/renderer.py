@@ -68,5 +68,3 @@ def _check_uuids(uuids: dict[str, Any]) -> None:
                 raise UnsupportedError(
                     fault(f"uuid of {modality}", expected=expected, came=shown(uuid), cure="choose another")
                 )
-
-

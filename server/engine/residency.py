@@ -1,7 +1,7 @@
 """The front end's half of loading tasks: checks a bundle against the engine, has every worker load it.
 
-Works on anything with vLLM 0.32's `collective_rpc` coroutine: `AsyncLLM`, or `offline.LocalEngine` around `LLM`.
-The workers own the banks and hand out rows and slots (`worker.py`); they must all say the same.
+Works on anything with vLLM 0.32's `collective_rpc` coroutine: `AsyncLLM`, or `offline.LocalEngine` around
+`LLM`. The workers own the banks and hand out rows and slots (`worker.py`); they must all say the same.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What every worker answers to `collective_rpc`; pass `PromptWorkerExtension` as vLLM's `worker_extension_cls`.
+"""What every worker answers to `collective_rpc`; for vLLM's `worker_extension_cls`.
 
 vLLM 0.32 runs the calls between steps. An answer is `{"ok": …}`, or `{"code", "message"}` of our error: of
 an exception only its text would reach the front end. `residency.py` is the other side.

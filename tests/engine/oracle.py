@@ -124,10 +124,14 @@ def _overwriting(layers: nn.ModuleList, prompts: Tensor | None) -> Iterator[None
 
         return overwrite
 
-    hooks = [] if prompts is None else [
-        layer.register_forward_pre_hook(make_hook(prompts[index]), with_kwargs=True)
-        for index, layer in enumerate(layers)
-    ]
+    hooks = (
+        []
+        if prompts is None
+        else [
+            layer.register_forward_pre_hook(make_hook(prompts[index]), with_kwargs=True)
+            for index, layer in enumerate(layers)
+        ]
+    )
     try:
         yield
     finally:

@@ -36,7 +36,7 @@ _CORPUS = [
     "USER: hello there, how are you today? ASSISTANT: well, thank you",
 ]
 _CHAT_TEMPLATE = (
-    "{% for m in messages %}{{ m.role | upper }}: "
+    "{{ bos_token }}{% for m in messages %}{{ m.role | upper }}: "
     "{% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content %}"
     "{% if part.type == 'image' %}<image>\n{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %} "
     "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
@@ -53,7 +53,7 @@ def make_tiny_llava(
 ) -> Path:
     """Writes the checkpoint into `folder` and returns it; the same arguments give the same bytes.
 
-    The selection strategy defaults to the tower's usual one: "default" (drop CLS) for CLIP, "full" for SigLIP.
+    The selection strategy defaults to the tower's usual one: "default" (drop CLS) for CLIP, "full" otherwise.
     """
     strategy = vision_feature_select_strategy or ("default" if tower == "clip" else "full")
     tokenizer = _make_tokenizer()

@@ -50,7 +50,9 @@ def make_task(
         frame=FRAME if frame else None,
         text=TextSpec(layers=LAYERS, length=text, hidden=hidden) if text else None,
         vision=(
-            VisionSpec(layers=VISION_LAYERS, length=vision, hidden=VISION_HIDDEN, mode=mode) if vision else None
+            VisionSpec(layers=VISION_LAYERS, length=vision, hidden=VISION_HIDDEN, mode=mode)
+            if vision
+            else None
         ),
         projector=projector,
     )

@@ -39,7 +39,7 @@ class VisionLayout:
     total_layers: int
 
 
-class PromptedModel:
+class PromptedModel(nn.Module):
     """Mixin in front of a vLLM multimodal model class."""
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
@@ -131,7 +131,7 @@ class PromptedModel:
         *,
         is_multimodal: Tensor | None = None,
     ) -> Tensor:
-        """As vLLM's, and marks the step's prompt tokens in the bank; the first layer overwrites their zeros."""
+        """As vLLM's, and marks the step's prompt tokens in the bank; layer 0 overwrites their zeros."""
         self.prompt_bank.clear_step()
         if multimodal_embeddings is not None and is_multimodal is not None:
             multimodal_embeddings = self._mark_prompts(multimodal_embeddings, is_multimodal)
@@ -187,14 +187,14 @@ class PromptedModel:
         scheduler, model = vllm_config.scheduler_config, vllm_config.model_config
         budget = min(scheduler.max_num_encoder_input_tokens, scheduler.encoder_cache_size)
         longest = min(budget, model.max_model_len - 1)
-        has_vision = isinstance(vision, VisionLayout)
+        layout = None if isinstance(vision, str) else vision
         return EngineFacts(
             model=model.model,
             text_layers=len(self.find_decoder_layers()),
             text_hidden=model.get_hidden_size(),
-            vision_layers=vision.total_layers if has_vision else 0,
-            vision_hidden=vision.hidden if has_vision else 0,
-            vision_refusal=None if has_vision else vision,
+            vision_layers=layout.total_layers if layout else 0,
+            vision_hidden=layout.hidden if layout else 0,
+            vision_refusal=vision if isinstance(vision, str) else None,
             projector=self.find_projector(),
             max_text_length=longest,
             max_vision_length=max(longest - self.count_image_tokens(), 0),

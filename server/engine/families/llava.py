@@ -31,7 +31,7 @@ class PromptedLlavaInfo(PromptInfoMixin, LlavaProcessingInfo):
     def __init__(self, ctx: Any) -> None:
         super().__init__(ctx)
         if isinstance(self.get_hf_config().vision_config, PixtralVisionConfig):
-            raise UnsupportedError("vision_config: expected a CLIP or SigLIP tower, came Pixtral's; not served yet")
+            raise UnsupportedError("vision_config: expected a CLIP or SigLIP tower, came Pixtral's")
 
 
 class PromptedLlavaDummies(PromptDummyMixin, LlavaDummyInputsBuilder):
@@ -47,6 +47,11 @@ class PromptedLlavaProcessor(PromptProcessorMixin, LlavaMultiModalProcessor):
 )
 class PromptedLlava(PromptedModel, LlavaForConditionalGeneration):
     """`LlavaForConditionalGeneration` with learned prompts."""
+
+    config: Any
+    language_model: Any
+    multi_modal_projector: Any
+    vision_tower: Any
 
     def find_decoder_layers(self) -> Sequence[nn.Module]:
         return list(self.language_model.model.layers)
@@ -81,9 +86,13 @@ class PromptedLlava(PromptedModel, LlavaForConditionalGeneration):
         return get_num_selected_vision_tokens(tokens, self.config.vision_feature_select_strategy)
 
     def encode_pictures(self, **kwargs: object) -> Tensor:
-        return self._process_image_pixels(self._parse_and_validate_image_input(**kwargs))
+        stock: Any = super()
+        pixels = stock._parse_and_validate_image_input(**kwargs)
+        features: Tensor = stock._process_image_pixels(pixels)
+        return features
 
     def project_features(self, features: Tensor, projector: Mapping[str, Tensor]) -> Tensor:
         if not projector:
-            return self.multi_modal_projector(features)
+            projected: Tensor = self.multi_modal_projector(features)
+            return projected
         return run_mlp_projector(features, projector, self.multi_modal_projector.act)

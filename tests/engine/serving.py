@@ -1,0 +1,187 @@
+"""Starting vLLM on a tiny model, and asking it the cases that the oracle answers too."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from prompts.bundle import Bundle
+from server.engine.facts import Capacity
+from server.engine.handles import TaskHandle
+from server.engine.offline import OfflineTasks, engine_arguments
+from tests.engine.oracle import Answer, Oracle
+
+__all__ = [
+    "ALL_CASES",
+    "BLOCK",
+    "CAPACITY",
+    "TASKS",
+    "Case",
+    "Served",
+    "assert_same",
+    "cached_blocks",
+    "engine_environment",
+    "engine_options",
+    "make_picture",
+    "start_llm",
+]
+
+VOCABULARY = 384
+BLOCK = 32
+"""Tokens of a KV block, the least vLLM's CPU attention takes; every case below is longer than one."""
+CAPACITY = Capacity(text_rows=96, vision_rows=48, slots=24)
+MAX_LOGPROB_ERROR = 1e-3
+
+_ASK_PICTURE = "USER: <image>\nlook closely, then name the bird in the picture in one word. ASSISTANT:"
+_ASK_PICTURES = "USER: <image>\n<image>\nname the bird in each picture, the first one first. ASSISTANT:"
+_ASK_TEXT = "USER: hello there, how are you today? and what will you do tomorrow, when it rains? ASSISTANT:"
+
+TASKS: dict[str, dict[str, Any]] = {
+    "text": {"text": 5},
+    "long-text": {"text": 40},
+    "vision": {"vision": 3},
+    "vision-paper": {"vision": 4, "mode": "paper"},
+    "both": {"text": 7, "vision": 2},
+    "both-paper": {"text": 1, "vision": 1, "mode": "paper"},
+    "projector": {"projector": True},
+    "frame": {"frame": True},
+    "everything": {"text": 3, "vision": 2, "projector": True, "frame": True},
+}
+"""Name -> what `tiny_tasks.make_task` is told."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One request: a task (None is the base model) and how many pictures."""
+
+    task: str | None
+    pictures: int = 1
+
+    @property
+    def prompt(self) -> str:
+        return (_ASK_TEXT, _ASK_PICTURE, _ASK_PICTURES)[self.pictures]
+
+    def __str__(self) -> str:
+        return f"{self.task or 'base'}-{self.pictures}"
+
+
+_WITH_TEXT = [name for name, parts in TASKS.items() if "text" in parts]
+ALL_CASES = [
+    *(Case(task) for task in (None, *TASKS)),
+    *(Case(task, 0) for task in (None, *_WITH_TEXT)),
+    *(Case(task, 2) for task in (None, "vision", "both", "everything")),
+]
+
+
+def make_picture(seed: int) -> Image.Image:
+    """Random pixels, not square and of no size the model uses."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+PICTURES = [make_picture(1), make_picture(2)]
+
+
+@dataclass
+class Served:
+    """A running engine, the tasks resident in it, and the oracle on the same checkpoint."""
+
+    tasks: OfflineTasks
+    oracle: Oracle
+    model: Path
+    bundles: dict[str, Bundle]
+    handles: dict[str, TaskHandle]
+
+    def load(self, bundle: Bundle) -> TaskHandle:
+        """Makes one more task resident."""
+        self.bundles[bundle.name] = bundle
+        self.handles[bundle.name] = self.tasks.load(bundle)
+        return self.handles[bundle.name]
+
+    def ask(self, cases: Sequence[Case], *, tokens: int = 8) -> list[Any]:
+        """All cases in one batch; vLLM's `RequestOutput`s."""
+        from vllm import SamplingParams
+
+        greedy = SamplingParams(temperature=0, max_tokens=tokens, logprobs=VOCABULARY, ignore_eos=True)
+        prompts = [
+            {"prompt": case.prompt, "multi_modal_data": {"image": PICTURES[: case.pictures]}}
+            if case.pictures
+            else {"prompt": case.prompt}
+            for case in cases
+        ]
+        handles = [self.handles[case.task] if case.task else None for case in cases]
+        return self.tasks.generate(prompts, handles, greedy)
+
+    def expect(self, case: Case, *, tokens: int = 8) -> Answer:
+        """The oracle's answer."""
+        bundle = self.bundles[case.task] if case.task else None
+        return self.oracle.answer(case.prompt, PICTURES[: case.pictures], bundle, tokens=tokens)
+
+    def forget_cached(self) -> None:
+        """Empties vLLM's prefix cache and multimodal caches."""
+        assert self.tasks.llm.reset_prefix_cache()
+        self.tasks.llm.reset_mm_cache()
+
+
+def assert_same(output: Any, answer: Answer, label: object = "") -> None:
+    """Greedy tokens equal, the first token's logprobs over the vocabulary within 1e-3."""
+    completion = output.outputs[0]
+    first = completion.logprobs[0]
+    logprobs = torch.tensor([first[token].logprob for token in range(VOCABULARY)])
+    error = (logprobs - answer.logprobs).abs().max().item()
+    assert error <= MAX_LOGPROB_ERROR, f"{label}: first token's logprobs are {error} off"
+    assert list(completion.token_ids) == answer.tokens, f"{label}: greedy tokens differ"
+
+
+def cached_blocks(output: Any) -> int:
+    """Whole KV blocks of a prompt that come out of the cache a second time (its last token never does)."""
+    return (len(output.prompt_token_ids) - 1) // BLOCK
+
+
+def engine_options(**options: Any) -> dict[str, Any]:
+    """What a tiny model's `LLM` is given, `options` on top."""
+    return {
+        "dtype": "float32",
+        "max_model_len": 256,
+        "max_num_seqs": 32,
+        "max_num_batched_tokens": 512,
+        "block_size": BLOCK,
+        "max_logprobs": VOCABULARY,
+        "seed": 0,
+        "disable_log_stats": False,
+        **engine_arguments(CAPACITY),
+        **options,
+    }
+
+
+def engine_environment(cache: Path) -> dict[str, str]:
+    """Where vLLM keeps what it compiles, and how it starts its processes. All plugins load, as by default."""
+    return {
+        "VLLM_CACHE_ROOT": str(cache),
+        "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+    }
+
+
+@contextmanager
+def start_llm(model: Path, cache: Path, **options: Any) -> Iterator[OfflineTasks]:
+    """A vLLM engine in a process of its own; stopped at the end."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in engine_environment(cache).items():
+            environment.setenv(name, value)
+        environment.delenv("VLLM_PLUGINS", raising=False)
+        from vllm import LLM
+
+        llm = LLM(str(model), **engine_options(**options))
+        try:
+            yield OfflineTasks(llm, model)
+        finally:
+            client = llm.llm_engine.engine_core
+            client.shutdown()
+            client.ctx.destroy(linger=0)  # vLLM leaves it to the garbage collector, which complains

@@ -1,0 +1,81 @@
+"""vLLM with torch.compile, on a cache that a stock engine has filled; prompts split by chunked prefill.
+
+vLLM keys what it compiles by its config and the model's source, not by our hooks: without the salt of
+`refusals.salt_compile_cache` our engine looks for its artifact where the stock engine's lies.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.engine.conftest import Serve
+from tests.engine.serving import (
+    ALL_CASES,
+    BLOCK,
+    Served,
+    assert_same,
+    cached_blocks,
+    engine_environment,
+)
+
+pytestmark = pytest.mark.engine
+
+OPTIONS = {"max_num_batched_tokens": 64}
+"""A chunk: `long-text` with a picture is longer, and a batch of all cases splits others too."""
+
+
+@pytest.fixture(scope="module")
+def cache(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the stock engine's artifact in it."""
+    folder = tmp_path_factory.mktemp("vllm-cache")
+    command = [sys.executable, "-m", "tests.engine.stock", str(tiny_model), json.dumps(OPTIONS)]
+    environment = {**os.environ, **engine_environment(folder), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    environment.pop("VLLM_PLUGINS", None)
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2], env=environment, timeout=600)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stock_artifacts(cache: Path) -> set[str]:
+    return artifacts(cache)
+
+
+@pytest.fixture(scope="module")
+def served(serve: Serve, cache: Path, stock_artifacts: set[str]) -> Iterator[Served]:
+    with serve(cache, **OPTIONS) as running:
+        yield running
+
+
+def artifacts(cache: Path) -> set[str]:
+    """The keys vLLM files compiled models under."""
+    return {
+        file.parents[1].name for file in cache.glob("torch_compile_cache/torch_aot_compile/*/rank_*/model")
+    }
+
+
+def test_all_in_one_batch_and_again_from_the_prefix_cache(served: Served) -> None:
+    expected = [served.expect(case) for case in ALL_CASES]
+    for round_trip in ("first", "cached"):
+        outputs = served.ask(ALL_CASES)
+        for case, output, answer in zip(ALL_CASES, outputs, expected, strict=True):
+            assert_same(output, answer, (round_trip, str(case)))
+    assert all(output.num_cached_tokens == cached_blocks(output) * BLOCK for output in outputs)
+    assert max(len(output.prompt_token_ids) for output in outputs) > OPTIONS["max_num_batched_tokens"]
+
+
+def test_alone(served: Served) -> None:
+    for case in ALL_CASES:
+        served.forget_cached()
+        assert_same(served.ask([case])[0], served.expect(case), case)
+
+
+def test_the_stock_engines_artifact_is_not_ours(
+    served: Served, cache: Path, stock_artifacts: set[str]
+) -> None:
+    assert len(stock_artifacts) == 1
+    assert len(artifacts(cache) - stock_artifacts) == 1
