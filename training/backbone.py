@@ -24,9 +24,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from prompts.bundle import Bundle
+from prompts.deep import image_tokens
 from prompts.errors import ConfigError
 from prompts.faults import fault
-from training.chat import ChatEncoder, TokenBatch
+from prompts.manifest import Usage, VisionSpec
+from training.chat import ChatEncoder, Encoded, TokenBatch
+from training.data import Example
 from training.pixels import PixelPipeline
 
 __all__ = ["NO_PROMPTS", "DeepPrompts", "LlavaBackbone", "choose_device", "choose_dtype"]
@@ -124,6 +127,26 @@ class LlavaBackbone:
     def _decoder(self) -> Any:
         return self.model.model.language_model
 
+    def image_rows(self, vision: VisionSpec | None = None) -> int:
+        """Rows that one picture takes in the language model's input, with these vision prompts."""
+        return image_tokens(self._plain_image_rows, vision)
+
+    @cached_property
+    def _plain_image_rows(self) -> int:
+        with torch.inference_mode():
+            blank = self.process([Image.new("RGB", (64, 64))])
+            return self.vision_states(blank).shape[1]
+
+    def encode_example(self, example: Example, usage: Usage) -> Encoded:
+        """Question and answer of an example as token ids, rendered as the server renders them."""
+        rendered = self.chat.render(example.question, picture=example.picture is not None, usage=usage)
+        return self.chat.encode(rendered, example.answer)
+
+    def encode_answer(self, example: Example, choice: str, usage: Usage | None = None) -> tuple[int, ...]:
+        """A candidate answer's token ids, without an end token: a name is ranked by its own tokens."""
+        rendered = self.chat.render(example.question, picture=example.picture is not None, usage=usage)
+        return self.chat.encode(rendered, choice, end=False).answer
+
     def process(self, pictures: list[Image.Image]) -> Tensor:
         """Pictures through the checkpoint's own image processor, as a plain request goes: (B, 3, h, w) f32."""
         pixels: Tensor = self.processor.image_processor(
@@ -203,7 +226,9 @@ class LlavaBackbone:
         hidden: Tensor = output.last_hidden_state
         return hidden
 
-    def answer_loss(self, batch: TokenBatch, features: Tensor | None, deep: DeepPrompts = NO_PROMPTS) -> Tensor:
+    def answer_loss(
+        self, batch: TokenBatch, features: Tensor | None, deep: DeepPrompts = NO_PROMPTS
+    ) -> Tensor:
         """Mean cross-entropy over the answer tokens of the batch; a float32 scalar."""
         hidden = self.hidden_states(self.embed(batch, features), deep)
         logits = self.model.lm_head(hidden[:, :-1][batch.answer[:, 1:]])
@@ -274,7 +299,9 @@ def _stop_ids(model: Any, processor: Any) -> list[int]:
     named += more if isinstance(more, list) else [more]
     stop = list(dict.fromkeys(int(token) for token in named if token is not None))
     if not stop:
-        raise ConfigError("model", ["eos_token_id: expected one in the tokenizer or generation config, came none"])
+        raise ConfigError(
+            "model", ["eos_token_id: expected one in the tokenizer or generation config, came none"]
+        )
     return stop
 
 

@@ -61,7 +61,9 @@ class ChatEncoder:
         self.image_token_id = image_token_id
         self.end_token_id = end_token_id
         if not self._template:
-            raise ConfigError("model", ["chat_template: the checkpoint has none, it is needed to ask a question"])
+            raise ConfigError(
+                "model", ["chat_template: the checkpoint has none, it is needed to ask a question"]
+            )
         self._parts = self._takes_parts()
 
     def render(self, question: str, *, picture: bool, usage: Usage | None = None) -> str:

@@ -123,8 +123,13 @@ class ImageFolderSource:
         by_class = {_class_name(folder): _pictures(folder) for folder in folders}
         by_class = {name: paths for name, paths in by_class.items() if paths}
         if not by_class:
-            expected, cure = "pictures at <class>/<picture>", f"put {', '.join(sorted(PICTURE_SUFFIXES))} files there"
-            raise ConfigError("data", [fault("root", expected=expected, came=f"none in {entry.root}", cure=cure)])
+            expected, cure = (
+                "pictures at <class>/<picture>",
+                f"put {', '.join(sorted(PICTURE_SUFFIXES))} files there",
+            )
+            raise ConfigError(
+                "data", [fault("root", expected=expected, came=f"none in {entry.root}", cure=cure)]
+            )
         self._question = entry.question
         self.choices = tuple(by_class)
         self._items = _interleave(by_class)[: entry.limit]
@@ -185,7 +190,9 @@ def _read_records(file: Path) -> list[dict[str, Any]]:
         records = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         cure = "correct the path"
-        raise ConfigError("data", [fault("file", expected="a JSON file", came=str(file), cure=cure)]) from None
+        raise ConfigError(
+            "data", [fault("file", expected="a JSON file", came=str(file), cure=cure)]
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(str(file), [f"not JSON: {error}"]) from error
     if not isinstance(records, list):

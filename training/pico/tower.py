@@ -112,10 +112,17 @@ def train_tower(recipe: TowerRecipe, state_file: Path) -> None:
     """Trains CLIP and projector together and writes their state to `state_file` (resumable working file)."""
     torch.manual_seed(recipe.seed)
     known = load_split()["known"]
-    clip, projector, head = CLIPModel(clip_config()), Projector(192, 576), nn.Sequential(nn.LayerNorm(192), nn.Linear(192, len(known)))
+    clip, projector, head = (
+        CLIPModel(clip_config()),
+        Projector(192, 576),
+        nn.Sequential(nn.LayerNorm(192), nn.Linear(192, len(known))),
+    )
     import os
+
     if os.path.exists("/work/notes/warm.pt"):
-        w = torch.load("/work/notes/warm.pt"); clip.load_state_dict(w["clip"]); projector.load_state_dict(w["projector"])
+        w = torch.load("/work/notes/warm.pt")
+        clip.load_state_dict(w["clip"])
+        projector.load_state_dict(w["projector"])
     clip.set_attn_implementation("eager")  # faster than sdpa at 65 tokens on a CPU
     lexicon = build_lexicon(language_model().get_input_embeddings().weight.detach(), language_tokenizer())
     captions = dict(
@@ -138,7 +145,11 @@ def train_tower(recipe: TowerRecipe, state_file: Path) -> None:
             tokens = projector(patches)
             contrast = contrastive_loss(clip, seen.pooler_output, captions, hot / hot.sum(1, keepdim=True))
         lexical = lexical_loss(tokens.float(), (hot @ lexicon.words_of_glyph).clamp(max=1), lexicon)
-        naming = -(hot / hot.sum(1, keepdim=True) * F.log_softmax(head(patches.mean(1).float()), dim=-1)).sum(1).mean()
+        naming = (
+            -(hot / hot.sum(1, keepdim=True) * F.log_softmax(head(patches.mean(1).float()), dim=-1))
+            .sum(1)
+            .mean()
+        )
         loss = naming + recipe.contrastive_weight * contrast + recipe.lexical_weight * lexical
         optimizer.zero_grad()
         loss.backward()
@@ -146,7 +157,11 @@ def train_tower(recipe: TowerRecipe, state_file: Path) -> None:
         optimizer.step()
         schedule.step()
         if step % 20 == 0:
-            progress.set_postfix(naming=f"{naming.item():.3f}", contrast=f"{contrast.item():.3f}", lexical=f"{lexical.item():.3f}")
+            progress.set_postfix(
+                naming=f"{naming.item():.3f}",
+                contrast=f"{contrast.item():.3f}",
+                lexical=f"{lexical.item():.3f}",
+            )
         if step % 200 == 199 or step == recipe.steps - 1:
             torch.save(
                 {"clip": clip.state_dict(), "projector": projector.state_dict(), "step": step + 1}, state_file

@@ -1,0 +1,121 @@
+"""The offline commands: `passepartout train`, `passepartout evaluate` and `passepartout model`."""
+
+import argparse
+import json
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+from training.config import EvaluateConfig, M2ptConfig, TvpConfig, read_config
+from training.memory import keep_freed_memory
+
+__all__ = ["main_evaluate", "main_model", "main_train"]
+
+_MODEL_COMMANDS = {
+    ("build", "pico-llava"): (
+        "training.pico.build",
+        "assemble the embedded model, offline, in under a minute",
+    ),
+    ("train", "pico-llava"): (
+        "training.pico.recipe",
+        "make its weights from pictures (an hour or two on 2 cores)",
+    ),
+}
+
+
+def main_train(argv: list[str]) -> int:
+    """`passepartout train tvp|m2pt --config FILE [--set key=value]`."""
+    options = _train_parser().parse_args(argv)
+    keep_freed_memory()
+    if options.method == "tvp":
+        from training.tvp import train_tvp
+
+        bundle = train_tvp(read_config(TvpConfig, options.config, options.set))
+    else:
+        from training.m2pt import train_m2pt
+
+        bundle = train_m2pt(read_config(M2ptConfig, options.config, options.set))
+    print(
+        f"bundle {bundle.path}: {sum(bundle.trained_values.values()):,} trained values, digest {bundle.digest}"
+    )
+    return 0
+
+
+def main_evaluate(argv: list[str]) -> int:
+    """`passepartout evaluate --config FILE [--bundle DIR]`: a table, and JSON where `out` is set."""
+    options = _evaluate_parser().parse_args(argv)
+    settings = [*options.set, *([f"bundle={options.bundle}"] if options.bundle else [])]
+    config = read_config(EvaluateConfig, options.config, settings)
+    keep_freed_memory()
+    from training.evaluation_report import report
+
+    report(config)
+    return 0
+
+
+def main_model(argv: list[str]) -> int:
+    """`passepartout model build|train NAME`."""
+    command = (argv[0], argv[1]) if len(argv) > 1 else ("", "")
+    if command not in _MODEL_COMMANDS:
+        lines = [
+            f"  passepartout model {verb} {name}   {meaning}"
+            for (verb, name), (_, meaning) in _MODEL_COMMANDS.items()
+        ]
+        print("\n".join(["usage:", *lines]))
+        return 0 if {"-h", "--help"} & set(argv) else 2
+    run: Callable[[list[str]], int] = import_module(_MODEL_COMMANDS[command][0]).main
+    return run(argv[2:])
+
+
+def _train_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="passepartout train",
+        description="Train a prompt offline. Ctrl-C writes a checkpoint; the same command goes on from it.",
+        epilog=_fields_help() + "\n\nexamples:\n"
+        "  passepartout train m2pt --config examples/pico/lines.yaml\n"
+        "  passepartout train tvp --config examples/demo/category-frame.yaml --set tvp.lambda_fca=0 --set lr=5",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "method", choices=("tvp", "m2pt"), help="a learned frame, or learned tokens in every layer"
+    )
+    _add_config(parser)
+    return parser
+
+
+def _evaluate_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="passepartout evaluate",
+        description="Measure the base model, and a bundle beside it, on examples.",
+    )
+    _add_config(parser)
+    parser.add_argument("--bundle", type=Path, help="a bundle to measure beside the base model")
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the job, as YAML")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change one field of it"
+    )
+
+
+def _fields_help() -> str:
+    """The config's fields with their defaults, from the models themselves."""
+    lines = ["fields of the config:"]
+    for name, field in TvpConfig.model_fields.items():
+        if name != "tvp":
+            lines.append(_field_line(name, field.default, field.is_required(), field.description))
+    for title, kind in (("tvp", TvpConfig), ("m2pt", M2ptConfig)):
+        options = kind.model_fields[title].annotation
+        assert options is not None
+        for name, field in options.model_fields.items():
+            lines.append(
+                _field_line(f"{title}.{name}", field.default, field.is_required(), field.description)
+            )
+    return "\n".join(lines)
+
+
+def _field_line(name: str, default: object, required: bool, meaning: str | None) -> str:
+    shown = "required" if required else f"default {json.dumps(default, default=lambda _: '…')}"
+    return f"  {name:<24}{meaning or ''} ({shown})".replace('"…"', "…")

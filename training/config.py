@@ -1,0 +1,191 @@
+"""What a training or evaluation job is told: a YAML file, checked whole, with `--set a.b=value` on top.
+
+Unknown keys are refused and every fault is reported at once. Defaults stand here and nowhere else.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from prompts.errors import ConfigError
+from prompts.faults import fault, validation_faults
+from prompts.manifest import FrameSpec, Usage
+from training.data import DataConfig
+
+__all__ = [
+    "EvaluateConfig",
+    "M2ptConfig",
+    "M2ptOptions",
+    "TrainConfig",
+    "TvpConfig",
+    "TvpOptions",
+    "read_config",
+]
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TrainConfig(_Config):
+    """What both methods are told. Paths are relative to the current folder."""
+
+    name: str = Field(description="the task's name, as the server will list it")
+    version: str = Field("1", description="the bundle's version, any text", coerce_numbers_to_str=True)
+    description: str = ""
+    model: Path = Field(description="folder of the frozen base model, LLaVA layout")
+    out: Path = Field(description="run folder: log, plot, checkpoint, and the bundle")
+    bundle: Path | None = Field(None, description="where the bundle goes (default: <out>/bundle)")
+    data: DataConfig = Field(description="training examples")
+    validation: DataConfig | None = Field(
+        None, description="examples for the bundle's metrics (default: none)"
+    )
+    steps: int = Field(ge=1, description="optimiser steps")
+    batch: int = Field(16, ge=1, description="examples in one forward pass")
+    accumulate: int = Field(1, ge=1, description="forward passes in one step")
+    warmup: Share = Field(0.03, description="share of the steps over which the learning rate rises")
+    seed: int = 42
+    dtype: Dtype = Field("auto", description="of the frozen weights; auto: bfloat16 where the machine has it")
+    usage: Usage = Field(default_factory=Usage, description="how the task is asked; goes into the bundle")
+    checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
+    log_every: int = Field(10, ge=1, description="steps between lines of the log")
+
+    @property
+    def bundle_folder(self) -> Path:
+        """Where the bundle is written."""
+        return self.bundle or self.out / "bundle"
+
+
+class TvpOptions(_Config):
+    """TVP's own settings; λ₁ = λ₂ = 0 is EVP, the baseline."""
+
+    frame: FrameSpec = Field(default_factory=FrameSpec, description="geometry and value range")
+    lambda_fca: float = Field(0.005, ge=0.0, description="λ₁, weight of feature consistency alignment")
+    lambda_tse: float = Field(0.001, ge=0.0, description="λ₂, weight of task semantics enrichment")
+    clip: Path | None = Field(None, description="folder of the CLIP that task semantics enrichment asks")
+    random_crop: bool = Field(True, description="train on random crops of the shrunk picture (test: centre)")
+    flip: bool = Field(True, description="train on mirrored pictures half the time")
+
+    @model_validator(mode="after")
+    def _has_a_clip(self) -> "TvpOptions":
+        if self.lambda_tse > 0 and self.clip is None:
+            raise ValueError(
+                "expected clip: FOLDER for task semantics enrichment, came none; name one or set lambda_tse: 0"
+            )
+        return self
+
+
+class TvpConfig(TrainConfig):
+    """`passepartout train tvp`."""
+
+    lr: float = Field(10.0, gt=0, description="length of the first step, in units of the gradient's own norm")
+    warmup: Share = 0.0
+    tvp: TvpOptions
+
+
+class M2ptOptions(_Config):
+    """M²PT's own settings. A length of 0 leaves that side alone."""
+
+    text_length: int = Field(10, ge=0, description="P_t, learned rows before the first token, in every layer")
+    vision_length: int = Field(10, ge=0, description="P_v, learned rows before the class row, in every layer")
+    mode: Literal["released", "paper"] = Field("released", description="what the language model gets of P_v")
+    projector: bool = Field(True, description="train the projector further")
+    projector_lr: float | None = Field(None, gt=0, description="its own learning rate (default: lr)")
+    weight_decay: float = Field(0.0, ge=0.0)
+    max_gradient_norm: float = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _learns_something(self) -> "M2ptOptions":
+        if not (self.text_length or self.vision_length or self.projector):
+            raise ValueError(
+                "expected something to learn, came text_length 0, vision_length 0, projector false; enable one"
+            )
+        return self
+
+
+class M2ptConfig(TrainConfig):
+    """`passepartout train m2pt`."""
+
+    lr: float = Field(7e-4, gt=0, description="peak learning rate of AdamW")
+    m2pt: M2ptOptions = Field(default_factory=M2ptOptions)
+
+
+class EvaluateConfig(_Config):
+    """`passepartout evaluate`: the base model on examples, and a bundle beside it."""
+
+    model: Path
+    data: DataConfig
+    bundle: Path | None = Field(None, description="a bundle to measure beside the base model")
+    how: Literal["ranking", "generation"] = Field(
+        "ranking", description="rank the choices by mean log-likelihood per token, or generate and compare"
+    )
+    batch: int = Field(16, ge=1)
+    max_new_tokens: int = Field(16, ge=1, description="for generation")
+    dtype: Dtype = "auto"
+    out: Path | None = Field(None, description="folder for results.json and answers.jsonl (default: none)")
+
+
+Config = TypeVar("Config", bound=_Config)
+
+
+def read_config(kind: type[Config], file: Path, settings: Sequence[str] = ()) -> Config:
+    """A config from a YAML file and `key.path=value` settings (values are YAML too).
+
+    Raises:
+        ConfigError: no such file, not YAML, or any number of faults in its fields.
+    """
+    raw = _read_yaml(file)
+    for setting in settings:
+        _put(raw, setting)
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(file, validation_faults(error)) from error
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        cure = "correct the path given to --config"
+        raise ConfigError(
+            file,
+            [fault("--config", expected="a readable YAML file", came=error.strerror or "none", cure=cure)],
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        cure = "correct the file"
+        raise ConfigError(file, [fault("--config", expected="YAML", came=str(error), cure=cure)]) from error
+    if not isinstance(raw, dict):
+        cure = "write `key: value` lines"
+        came = type(raw).__name__
+        raise ConfigError(file, [fault("--config", expected="a mapping", came=came, cure=cure)])
+    return raw
+
+
+def _put(raw: dict[str, Any], setting: str) -> None:
+    path, equals, value = setting.partition("=")
+    if not equals or not path:
+        cure = "write --set key=value or --set part.key=value"
+        raise ConfigError("--set", [fault("--set", expected="KEY=VALUE", came=setting, cure=cure)])
+    *parents, last = path.split(".")
+    place = raw
+    for parent in parents:
+        inner = place.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            cure = "correct the key"
+            raise ConfigError(
+                "--set", [fault(path, expected=f"{parent} to have parts", came="a value", cure=cure)]
+            )
+        place = inner
+    try:
+        place[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            "--set", [fault(path, expected="a YAML value", came=value, cure="quote it")]
+        ) from error

@@ -1,0 +1,69 @@
+"""The demo's server: `passepartout serve` in a process of its own, from start to stop."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from prompts.errors import EngineError
+
+__all__ = ["running_server"]
+
+_START_SECONDS = 600.0
+_STOP_SECONDS = 30.0
+_LOG_LINES_SHOWN = 25
+
+
+@contextmanager
+def running_server(*, model: Path, tasks: Path, port: int, log: Path) -> Iterator[str]:
+    """Starts the server, yields its address once `/ready` says so, and stops it at the end.
+
+    Raises:
+        EngineError: it ended or did not get ready; the message ends with the log's last lines.
+    """
+    command = [sys.executable, "-m", "passepartout", "serve", "--model", str(model), "--tasks", str(tasks)]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "1024", "--max-num-seqs", "16"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        _wait_until_ready(process, address, log)
+        yield address
+    finally:
+        _stop(process)
+
+
+def _wait_until_ready(process: "subprocess.Popen[bytes]", address: str, log: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise EngineError(f"the server ended with status {process.returncode}:\n{_tail(log)}")
+        try:
+            if httpx.get(address + "/ready", timeout=5.0).status_code == httpx.codes.OK:
+                return
+        except httpx.TransportError:
+            pass  # not listening yet
+        time.sleep(1.0)
+    raise EngineError(f"the server was not ready after {_START_SECONDS:.0f} s:\n{_tail(log)}")
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join([*lines[-_LOG_LINES_SHOWN:], f"(the whole log: {log})"])
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """Ends the server with its engine processes, which share its process group."""
+    for signal_number in (signal.SIGINT, signal.SIGKILL):
+        if process.poll() is None:
+            os.killpg(process.pid, signal_number)
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                continue

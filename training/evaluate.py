@@ -1,0 +1,124 @@
+"""How well a model answers, without and with a bundle, on transformers.
+
+`ranking`: each candidate is scored by its mean log-likelihood per token after the question; the best one is the
+answer (the paper's measure for classes). `generation`: the greedy answer is compared after normalisation (lower
+case, punctuation, articles, number words).
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from prompts.bundle import Bundle
+from prompts.errors import ConfigError
+from prompts.faults import fault
+from prompts.frame import frame_picture
+from prompts.manifest import Usage
+from training.backbone import NO_PROMPTS, DeepPrompts, LlavaBackbone
+from training.data import Example, ExampleSource
+from training.decoding import generate, score_choices
+from training.statistics import Score, score
+
+__all__ = ["Graded", "How", "evaluate", "normalise_answer", "score_of"]
+
+How = Literal["ranking", "generation"]
+
+_NUMBER_WORDS = {
+    word: str(number)
+    for number, word in enumerate(
+        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    )
+}
+_ARTICLES = {"a", "an", "the"}
+
+
+@dataclass(frozen=True)
+class Graded:
+    """One example's answer beside the one wanted."""
+
+    question: str
+    wanted: str
+    said: str
+    right: bool
+
+
+def evaluate(
+    backbone: LlavaBackbone,
+    source: ExampleSource,
+    *,
+    bundle: Bundle | None = None,
+    how: How = "ranking",
+    batch: int = 16,
+    max_new_tokens: int = 16,
+) -> Iterator[Graded]:
+    """Answers every example in order, `batch` at a time; yields them as they come.
+
+    Raises:
+        ConfigError: `ranking` and an example without choices.
+    """
+    usage = bundle.manifest.usage if bundle else Usage()
+    deep = DeepPrompts.of_bundle(bundle, backbone.device) if bundle else NO_PROMPTS
+    for start in range(0, len(source), batch):
+        examples = [source[index] for index in range(start, min(start + batch, len(source)))]
+        features = _features(backbone, examples, bundle, deep)
+        questions = [backbone.encode_example(example, usage).prompt for example in examples]
+        if how == "ranking":
+            said = _ranked(backbone, examples, questions, features, deep)
+        else:
+            said = generate(backbone, questions, features=features, deep=deep, max_new_tokens=max_new_tokens)
+        for example, answer in zip(examples, said, strict=True):
+            right = normalise_answer(answer) == normalise_answer(example.answer)
+            yield Graded(example.question, example.answer, answer, right)
+
+
+def score_of(graded: Sequence[Graded]) -> Score:
+    """Accuracy with its interval."""
+    return score([one.right for one in graded])
+
+
+def normalise_answer(text: str) -> str:
+    """Lower case, no punctuation, no articles, number words as digits, single spaces."""
+    words = re.sub(r"[^\w\s]", " ", text.lower()).split()
+    return " ".join(_NUMBER_WORDS.get(word, word) for word in words if word not in _ARTICLES)
+
+
+def _features(
+    backbone: LlavaBackbone, examples: Sequence[Example], bundle: Bundle | None, deep: DeepPrompts
+) -> Tensor | None:
+    """Rows of image features as the server makes them: framed if the bundle has a frame."""
+    import torch
+
+    pictures = [example.picture for example in examples if example.picture is not None]
+    if not pictures:
+        return None
+    frame = bundle.manifest.frame if bundle else None
+    with torch.inference_mode():
+        if bundle is None or frame is None or bundle.frame_delta is None:
+            return backbone.image_features(backbone.process(pictures), deep)
+        framed = torch.stack([frame_picture(picture, frame, bundle.frame_delta) for picture in pictures])
+        return backbone.image_features(backbone.pixels(framed), deep)
+
+
+def _ranked(
+    backbone: LlavaBackbone,
+    examples: Sequence[Example],
+    questions: Sequence[Sequence[int]],
+    features: Tensor | None,
+    deep: DeepPrompts,
+) -> list[str]:
+    groups = [_choices(example) for example in examples]
+    ids = [[backbone.encode_answer(example, choice) for choice in _choices(example)] for example in examples]
+    scores = score_choices(backbone, questions, ids, features=features, deep=deep)
+    return [group[int(row.argmax())] for group, row in zip(groups, scores, strict=True)]
+
+
+def _choices(example: Example) -> tuple[str, ...]:
+    if not example.choices:
+        cure = "use how: generation, or data with choices"
+        raise ConfigError(
+            "evaluate", [fault("how", expected="choices to rank", came="an example without", cure=cure)]
+        )
+    return example.choices

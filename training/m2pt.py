@@ -1,0 +1,171 @@
+"""M²PT: learned tokens in every layer of vision encoder and language model, and a projector trained further.
+
+AdamW on the prompts (and the projector), cosine with warm-up, loss on the answers alone. The base weights are
+frozen; learned tensors are float32 and enter the model in its own dtype.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prompts.bundle import Bundle, save_bundle
+from prompts.deep import xavier_prompts
+from prompts.fingerprint import base_model_ref
+from prompts.manifest import Manifest, TextSpec, VisionSpec
+from training.backbone import DeepPrompts, LlavaBackbone
+from training.batches import examples_of_pass, prepared
+from training.chat import TokenBatch, collate
+from training.config import M2ptConfig
+from training.data import Example, make_source
+from training.measure import validation_metrics
+from training.run import Run, provenance
+from training.schedule import cosine_rate
+
+__all__ = ["train_m2pt"]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """`pixels` (pictures, 3, h, w) normalised, or None where no example has a picture."""
+
+    pixels: Tensor | None
+    tokens: TokenBatch
+
+
+@dataclass
+class _Learned:
+    """The tensors in training, by their names in a bundle."""
+
+    tensors: dict[str, Tensor]
+    config: M2ptConfig
+
+    def deep(self) -> DeepPrompts:
+        """As the backbone takes them; gradients flow."""
+        prefix = "projector."
+        projector = {
+            name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)
+        }
+        return DeepPrompts(
+            text=self.tensors.get("text.prompts"),
+            vision=self.tensors.get("vision.prompts"),
+            vision_mode=self.config.m2pt.mode,
+            projector=projector or None,
+        )
+
+    def groups(self) -> list[dict[str, object]]:
+        """AdamW's parameter groups, with each group's own peak learning rate as `peak`."""
+        rates = {"prompts": self.config.lr, "projector": self.config.m2pt.projector_lr or self.config.lr}
+        chosen: dict[str, list[Tensor]] = {"prompts": [], "projector": []}
+        for name, tensor in self.tensors.items():
+            chosen["projector" if name.startswith("projector.") else "prompts"].append(tensor)
+        return [
+            {"params": chosen[kind], "lr": rate, "peak": rate} for kind, rate in rates.items() if chosen[kind]
+        ]
+
+
+def train_m2pt(config: M2ptConfig) -> Bundle:
+    """Trains the prompts and writes their bundle; resumes a run of the same config.
+
+    Raises:
+        ConfigError: a path, the data or the resumed run does not fit the config.
+    """
+    run = Run(config)
+    backbone = LlavaBackbone.load(config.model, dtype=config.dtype)
+    learned = _fresh(config, backbone)
+    optimizer = torch.optim.AdamW(learned.groups(), weight_decay=config.m2pt.weight_decay)
+    start = 0
+    if saved := run.resume():
+        start = saved["step"]
+        optimizer.load_state_dict(saved["optimizer"])
+        with torch.no_grad():
+            for name, tensor in learned.tensors.items():
+                tensor.copy_(saved["tensors"][name])
+    passes = range(start * config.accumulate, config.steps * config.accumulate)
+    batches = prepared(_batch_maker(config, backbone), passes)
+    for step, bar in run.steps(start):
+        rate = cosine_rate(step, steps=config.steps, warmup=config.warmup)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * rate
+        total = 0.0
+        for _ in range(config.accumulate):
+            loss = _loss(backbone, next(batches), learned.deep()) / config.accumulate
+            loss.backward()
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(learned.tensors.values(), config.m2pt.max_gradient_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        run.log(step, bar, loss=total, lr=config.lr * rate)
+        if run.is_due(step):
+            tensors = {name: tensor.detach().cpu() for name, tensor in learned.tensors.items()}
+            run.save(step, {"tensors": tensors, "optimizer": optimizer.state_dict()})
+    run.plot()
+    return _write_bundle(config, backbone, learned)
+
+
+def _fresh(config: M2ptConfig, backbone: LlavaBackbone) -> _Learned:
+    """Xavier-uniform prompts and a copy of the model's projector, all float32."""
+    generator = torch.Generator().manual_seed(config.seed)
+    options, tensors = config.m2pt, dict[str, Tensor]()
+    if options.text_length:
+        layers, hidden = backbone.text_shape
+        tensors["text.prompts"] = xavier_prompts(layers, options.text_length, hidden, generator)
+    if options.vision_length:
+        layers, hidden = backbone.vision_shape
+        tensors["vision.prompts"] = xavier_prompts(layers, options.vision_length, hidden, generator)
+    if options.projector:
+        for name, parameter in backbone.projector.named_parameters():
+            tensors[f"projector.{name}"] = parameter.detach().float().clone()
+    on_device = {name: tensor.to(backbone.device).requires_grad_() for name, tensor in tensors.items()}
+    return _Learned(on_device, config)
+
+
+def _loss(backbone: LlavaBackbone, batch: _Batch, deep: DeepPrompts) -> Tensor:
+    features = None if batch.pixels is None else backbone.image_features(batch.pixels, deep)
+    return backbone.answer_loss(batch.tokens.to(backbone.device), features, deep)
+
+
+def _batch_maker(config: M2ptConfig, backbone: LlavaBackbone) -> Callable[[int], _Batch]:
+    source, rows = make_source(config.data), backbone.image_rows(_vision_spec(config, backbone))
+
+    def make(number: int) -> _Batch:
+        examples = examples_of_pass(source, number=number, batch=config.batch, seed=config.seed)
+        encoded = [backbone.encode_example(example, config.usage) for example in examples]
+        tokens = collate(encoded, image_token_id=backbone.chat.image_token_id, image_rows=rows)
+        return _Batch(_pixels(backbone, examples), tokens)
+
+    return make
+
+
+def _pixels(backbone: LlavaBackbone, examples: list[Example]) -> Tensor | None:
+    pictures = [example.picture for example in examples if example.picture is not None]
+    return backbone.process(pictures) if pictures else None
+
+
+def _vision_spec(config: M2ptConfig, backbone: LlavaBackbone) -> VisionSpec | None:
+    if not config.m2pt.vision_length:
+        return None
+    layers, hidden = backbone.vision_shape
+    return VisionSpec(layers=layers, length=config.m2pt.vision_length, hidden=hidden, mode=config.m2pt.mode)
+
+
+def _write_bundle(config: M2ptConfig, backbone: LlavaBackbone, learned: _Learned) -> Bundle:
+    """Prompts in bfloat16, the precision they were used in on most machines; the file stays small."""
+    layers, hidden = backbone.text_shape
+    length = config.m2pt.text_length
+    manifest = Manifest(
+        name=config.name,
+        version=config.version,
+        description=config.description,
+        base_model=base_model_ref(config.model, id=config.model.name),
+        text=TextSpec(layers=layers, length=length, hidden=hidden) if length else None,
+        vision=_vision_spec(config, backbone),
+        projector=config.m2pt.projector,
+        usage=config.usage,
+        provenance=provenance(config, "m2pt"),
+    )
+    tensors = {name: tensor.detach().to("cpu", torch.bfloat16) for name, tensor in learned.tensors.items()}
+    bundle = save_bundle(config.bundle_folder, manifest, tensors)
+    metrics = validation_metrics(config, backbone, bundle)
+    return save_bundle(config.bundle_folder, manifest.model_copy(update={"metrics": metrics}), tensors)

@@ -1,0 +1,25 @@
+"""The figures a trainer writes into its bundle: validation accuracy without and with what it learned."""
+
+from dataclasses import asdict
+
+from pydantic import JsonValue
+
+from prompts.bundle import Bundle
+from training.backbone import LlavaBackbone
+from training.config import TrainConfig
+from training.data import make_source
+from training.evaluate import How, evaluate, score_of
+
+__all__ = ["validation_metrics"]
+
+
+def validation_metrics(config: TrainConfig, backbone: LlavaBackbone, bundle: Bundle) -> dict[str, JsonValue]:
+    """Ranking where the examples have choices, else generation; {} without validation data."""
+    if config.validation is None:
+        return {}
+    source = make_source(config.validation)
+    how: How = "ranking" if source[0].choices else "generation"
+    base = score_of(list(evaluate(backbone, source, how=how, batch=config.batch)))
+    tuned = score_of(list(evaluate(backbone, source, bundle=bundle, how=how, batch=config.batch)))
+    print(f"{config.name}: validation accuracy {base} without, {tuned} with the prompt (n = {tuned.n})")
+    return {"validation": {"measure": how, "base": asdict(base), "task": asdict(tuned)}}
