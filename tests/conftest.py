@@ -5,6 +5,7 @@ A test names its layer with a marker, for a module with `pytestmark = pytest.mar
 """
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -31,3 +32,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.unit)
         elif len(layers) > 1:
             raise pytest.UsageError(f"{item.nodeid} names two layers: {', '.join(layers)}")
+
+
+@pytest.fixture(scope="session")
+def pico_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model, built once a session where `PASSEPARTOUT_HOME` = its second parent finds it."""
+    from training.pico.build import build_pico_llava
+
+    return build_pico_llava(tmp_path_factory.mktemp("home") / "models" / "pico-llava")

@@ -20,7 +20,7 @@ from training.demo.asking import Answer, ask_all
 from training.demo.lineup import LINEUP, Entry, examples_folder
 from training.demo.picture import draw_sheet
 from training.demo.serving import running_server
-from training.paths import home_folder, model_folder
+from training.paths import model_folder, run_folder
 from training.statistics import Score, score
 
 __all__ = ["main"]
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
     model = build_model(console)
-    store = fill_store(console, model, out)
+    store = fill_store(console, model, out, options.steps)
     console.rule("serve all tasks at once")
     with running_server(model=model, tasks=store, port=options.port, log=out / "server.log") as address:
         console.print(f"the server is ready at {address} (its log: {out / 'server.log'})")
@@ -69,7 +69,7 @@ def build_model(console: Console) -> Path:
     return model_folder("pico-llava")
 
 
-def fill_store(console: Console, model: Path, out: Path) -> Path:
+def fill_store(console: Console, model: Path, out: Path, steps: int | None) -> Path:
     """A fresh store with the shipped bundles and those trained here and now."""
     store, runs = out / "tasks", out / "runs"
     for folder in (store, runs):
@@ -80,14 +80,16 @@ def fill_store(console: Console, model: Path, out: Path) -> Path:
             shutil.copytree(examples_folder() / "tasks" / entry.task, store / entry.task)
         else:
             console.rule(f"train {entry.task} ({entry.method})")
-            train(entry, model, run=runs / entry.task, bundle=store / entry.task)
+            train(entry, model, run=runs / entry.task, bundle=store / entry.task, steps=steps)
     return store
 
 
-def train(entry: Entry, model: Path, *, run: Path, bundle: Path) -> None:
+def train(entry: Entry, model: Path, *, run: Path, bundle: Path, steps: int | None) -> None:
     """One offline training job, by the same command a user would type."""
     config = examples_folder() / "demo" / f"{entry.task}.yaml"
-    settings = {"model": model, "out": run, "bundle": bundle}
+    settings: dict[str, object] = {"model": model, "out": run, "bundle": bundle}
+    if steps is not None:
+        settings["steps"] = steps
     if entry.verb == "tvp":
         settings["tvp.clip"] = model / "clip"
     _run(
@@ -197,8 +199,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--n", type=int, default=100, help="held-out pictures per task (default: %(default)s)"
     )
+    parser.add_argument("--steps", type=int, help="train so few steps only (a quick look; it teaches little)")
     parser.add_argument("--port", type=int, default=8000, help="the server's port (default: %(default)s)")
     parser.add_argument(
-        "--out", type=Path, default=home_folder() / "demo", help="folder of results (default: %(default)s)"
+        "--out", type=Path, default=run_folder("demo"), help="folder of results (default: %(default)s)"
     )
     return parser

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from training.memory import keep_freed_memory
-from training.paths import home_folder
+from training.paths import run_folder
 from training.pico.anatomy import WEIGHTS_FOLDER
 from training.pico.language import LanguageRecipe, train_language
 from training.pico.tower import TowerRecipe, train_tower
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--run",
         type=Path,
-        default=home_folder() / "runs" / "pico-llava",
+        default=run_folder("pico-llava"),
         help="working folder (default: %(default)s)",
     )
     parser.add_argument(
