@@ -21,7 +21,7 @@ VERBS = {
     "evaluate": ("training.cli:main_evaluate", "measure a model, with or without a task"),
     "task": ("prompts.cli:main", "look at a saved task: show, verify, preview"),
     "model": ("training.cli:main_model", "build or train an embedded model"),
-    "demo": ("training.demo:main", "train, serve and compare on the embedded model"),
+    "demo": ("training.demo.command:main", "train, serve and compare on the embedded model"),
 }
 
 

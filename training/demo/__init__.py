@@ -1,5 +1,1 @@
 """`passepartout demo`: the main job on the embedded model, from nothing to answers over HTTP."""
-
-from training.demo.command import main
-
-__all__ = ["main"]

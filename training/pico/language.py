@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import CLIPModel, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from training.pico.anatomy import IMAGE_TOKEN, VISION_FEATURE_LAYER, language_model, language_tokenizer
 from training.pico.glyphs import load_split
@@ -217,8 +217,8 @@ def train_language(recipe: LanguageRecipe, tower_file: Path, state_file: Path) -
 
 
 @torch.no_grad()
-def _features(clip: nn.Module, pixels: Tensor) -> Tensor:
+def _features(clip: CLIPModel, pixels: Tensor) -> Tensor:
     """The tower's patch tokens (B, 64, 192) at the layer that the language model reads."""
-    return clip.vision_model(normalise(pixels), output_hidden_states=True).hidden_states[
-        VISION_FEATURE_LAYER
-    ][:, 1:]
+    states = clip.vision_model(normalise(pixels), output_hidden_states=True).hidden_states
+    patches: Tensor = states[VISION_FEATURE_LAYER][:, 1:]
+    return patches

@@ -58,7 +58,8 @@ def _random_background(rng: np.random.Generator) -> tuple[tuple[tuple[tuple[int,
     ]
     base = rng.uniform(0.45, 1.0, 3)
     grid = np.clip(base + rng.uniform(-0.14, 0.14, (rows, columns, 3)), 0.4, 1.0)
-    return tuple(tuple(tuple(int(255 * c) for c in cell) for cell in row) for row in grid), smooth
+    cells = (255 * grid).astype(int).tolist()
+    return tuple(tuple((red, green, blue) for red, green, blue in row) for row in cells), smooth
 
 
 def _random_placements(rng: np.random.Generator, glyphs: Sequence[Glyph]) -> tuple[Placement, ...]:
