@@ -32,10 +32,10 @@ ARG PIP_INDEX_URL
 RUN /app/deploy/image.sh packages cpu
 COPY --from=source / /app/
 ENV PATH=/opt/passepartout/bin:$PATH PYTHONUNBUFFERED=1 \
-    PASSEPARTOUT_HOME=/cache/passepartout XDG_CACHE_HOME=/cache HF_HOME=/cache/huggingface
+    PASSEPARTOUT_HOME=/ XDG_CACHE_HOME=/cache HF_HOME=/cache/huggingface
 USER passepartout
-WORKDIR /app
-VOLUME ["/models", "/tasks", "/cache"]
+WORKDIR /
+VOLUME ["/models", "/tasks", "/runs", "/cache"]
 EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=5s --start-period=15m --retries=4 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/health', timeout=4)"]
@@ -54,10 +54,10 @@ RUN /app/deploy/image.sh packages gpu
 COPY --from=source / /app/
 ENV PATH=/opt/passepartout/bin:$PATH PYTHONUNBUFFERED=1 \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility \
-    PASSEPARTOUT_HOME=/cache/passepartout XDG_CACHE_HOME=/cache HF_HOME=/cache/huggingface
+    PASSEPARTOUT_HOME=/ XDG_CACHE_HOME=/cache HF_HOME=/cache/huggingface
 USER passepartout
-WORKDIR /app
-VOLUME ["/models", "/tasks", "/cache"]
+WORKDIR /
+VOLUME ["/models", "/tasks", "/runs", "/cache"]
 EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=5s --start-period=15m --retries=4 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/health', timeout=4)"]

@@ -51,7 +51,7 @@ def test_gpu_is_the_default_target_and_cpu_the_other() -> None:
 def test_an_image_runs_as_an_ordinary_user_and_is_watched(target: str) -> None:
     assert of_stage(target, "USER") == ["passepartout"]
     assert of_stage(target, "ENTRYPOINT") == ['["passepartout"]']
-    assert of_stage(target, "VOLUME") == ['["/models", "/tasks", "/cache"]']
+    assert of_stage(target, "VOLUME") == ['["/models", "/tasks", "/runs", "/cache"]']
     assert len(of_stage(target, "HEALTHCHECK")) == 1
     words = [word for word, _ in stages()[target]]
     assert words.index("USER") > max(place for place, word in enumerate(words) if word == "RUN")
@@ -138,12 +138,7 @@ def test_jobs_have_no_network(name: str) -> None:
 
 def test_volumes_are_declared_and_folders_exist() -> None:
     declared = set(yaml.safe_load(COMPOSE)["volumes"])
-    sources = {
-        mount.split(":")[0]: name
-        for name, service in services().items()
-        for mount in service["volumes"]
-        if not (name == "train" and mount.startswith("./configs"))  # the user's own
-    }
+    sources = {mount.split(":")[0] for service in services().values() for mount in service["volumes"]}
     named = {source for source in sources if not source.startswith(".")}
     assert named == declared
     assert {"models", "cache"} <= declared
@@ -184,6 +179,21 @@ def test_grafana_finds_the_dashboard_where_it_is_mounted() -> None:
     assert (DEPLOY / mounts[folder] / "tasks.json").is_file()
     home = services()["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert home == f"{folder}/tasks.json"
+
+
+def test_the_train_job_has_a_config_whose_paths_are_mounted() -> None:
+    """Relative paths of an example's config begin at the image's working directory."""
+    train = services()["train"]
+    mounts = dict(mount.split(":")[:2][::-1] for mount in train["volumes"])
+    method, _, config, *_, bundle = train["command"]
+    settings = yaml.safe_load(
+        (DEPLOY / mounts["/configs"] / Path(config).relative_to("/configs")).read_text()
+    )
+    assert of_stage("cpu", "WORKDIR") == ["/"]
+    assert method in settings
+    written = bundle.removeprefix("bundle=")
+    for path in (settings["model"], settings["out"], written):
+        assert "/" + path.strip("/").split("/")[0] in mounts
 
 
 def test_the_server_is_told_what_is_mounted() -> None:
