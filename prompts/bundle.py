@@ -192,6 +192,8 @@ def _write(folder: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> None
         ) from error
     (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
     save_file(tensors, folder / TENSORS_FILE)
+    # safetensors writes for the owner alone; the server often runs as another user.
+    shutil.copymode(folder / MANIFEST_FILE, folder / TENSORS_FILE)
     for name in (MANIFEST_FILE, TENSORS_FILE):
         with open(folder / name, "rb") as file:
             os.fsync(file.fileno())

@@ -208,22 +208,26 @@ def test_the_server_is_told_what_is_mounted() -> None:
     }
 
 
-@pytest.mark.parametrize("name", [None, "/models/llava", "/models/pico-llava"])
-def test_the_embedded_model_is_built_once_and_only_if_it_is_served(name: str | None, tmp_path: Path) -> None:
-    """The job's own shell line, with a stand-in for the command and a folder for the volume."""
-    line = services()["model"]["command"][0].replace("$$", "$").replace("/models/", f"{tmp_path}/")
-    told = (name or services()["model"]["environment"]["PASSEPARTOUT_MODEL"]).replace(
-        "/models/", f"{tmp_path}/"
-    )
+@pytest.mark.parametrize(
+    ("served", "built"),
+    [
+        ("/models/pico-llava", ["model build pico-llava --keep --out /models/pico-llava"]),
+        ("/models/llava-1.5-7b-hf", []),
+    ],
+)
+def test_the_embedded_model_is_built_only_if_it_is_served(
+    served: str, built: list[str], tmp_path: Path
+) -> None:
+    """The job's own shell line, with a stand-in for the command."""
+    line = services()["model"]["command"][0].replace("$$", "$")
     stand_in = tmp_path / "passepartout"
-    stand_in.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\nmkdir -p "$5"; touch "$5/config.json"\n')
+    stand_in.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
     stand_in.chmod(0o755)
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PASSEPARTOUT_MODEL": told}
-    for _ in range(2):
-        subprocess.run(["sh", "-c", line], env=environment, check=True)
-    calls = (tmp_path / "calls").read_text().splitlines() if (tmp_path / "calls").exists() else []
-    expected = [] if told.endswith("/llava") else [f"model build pico-llava --out {tmp_path}/pico-llava"]
-    assert calls == expected
+    (tmp_path / "calls").touch()
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PASSEPARTOUT_MODEL": served}
+    subprocess.run(["sh", "-c", line], env=environment, check=True)
+    assert (tmp_path / "calls").read_text().splitlines() == built
+    assert services()["model"]["environment"]["PASSEPARTOUT_MODEL"] == "/models/pico-llava"
 
 
 def compose_config(*files: str, profiles: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -39,6 +39,15 @@ def test_what_is_saved_is_loaded_to_the_bit(tmp_path: Path) -> None:
         assert torch.equal(loaded.tensors[name], tensor)
 
 
+def test_whoever_may_read_the_manifest_may_read_the_tensors(tmp_path: Path) -> None:
+    """safetensors leaves files to their owner alone, and a server runs as another user than a trainer."""
+    save_whole(tmp_path / "whole")
+    modes = {file.stat().st_mode & 0o777 for file in (tmp_path / "whole").iterdir()}
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert modes == {plain.stat().st_mode & 0o777}
+
+
 def test_the_parts_have_names(tmp_path: Path) -> None:
     bundle = save_whole(tmp_path / "whole")
     tensors = whole_tensors()

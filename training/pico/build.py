@@ -131,6 +131,7 @@ def _write_clip(folder: Path, tensors: dict[str, Tensor]) -> None:
     clip = CLIPModel(clip_config())
     clip.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False)
     clip.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
     clip_tokenizer().save_pretrained(folder)
     CLIPImageProcessor(image_mean=IMAGE_MEAN, image_std=IMAGE_STD).save_pretrained(folder)
 

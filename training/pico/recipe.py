@@ -37,6 +37,7 @@ def export_weights(tower_file: Path, language_file: Path, out: Path) -> None:
 
 def _save(tensors: dict[str, Tensor], file: Path) -> None:
     save_file({name: tensor.to(torch.bfloat16).contiguous() for name, tensor in tensors.items()}, file)
+    file.chmod(0o644)  # an image is built from this folder and runs as another user
     print(f"{file.name}: {file.stat().st_size / 1e6:.1f} MB")
 
 
