@@ -22,7 +22,7 @@ _TIMEOUT_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server said to one example, and the digest of the bundle that served it (None: the base model)."""
+    """What the server said to one example, and the digest of the bundle that did (None: the base model)."""
 
     wanted: str
     said: str
@@ -42,7 +42,7 @@ def data_url(picture: Image.Image) -> str:
 
 
 def ask_all(base_url: str, source: ExampleSource, *, task: str | None) -> list[Answer]:
-    """Asks every example of `source`, a few at a time. `task` None asks the base model, among the same choices."""
+    """Asks every example of `source`, a few at a time; `task` None asks the base model, same choices."""
     return asyncio.run(_ask_all(base_url, [source[index] for index in range(len(source))], task))
 
 

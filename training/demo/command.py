@@ -137,14 +137,16 @@ def check_digests(bundle: Bundle, base: Sequence[Answer], tuned: Sequence[Answer
     served = {answer.digest for answer in tuned}
     if served != {bundle.digest} or any(answer.digest for answer in base):
         raise EngineError(
-            f"task {bundle.name}: expected digest {bundle.digest}, the answers name {sorted(map(str, served))}"
+            f"task {bundle.name}: expected digest {bundle.digest}, "
+            f"the answers name {sorted(map(str, served))}"
         )
 
 
 def report(console: Console, rows: Sequence[Row], out: Path, minutes: float) -> None:
     """Prints the table and writes it as JSON beside the pictures."""
     table = Table(
-        title=f"Held-out pictures over HTTP, n = {rows[0].base.n} each, 95 % intervals ({minutes:.1f} minutes in all)"
+        title=f"Held-out pictures over HTTP, n = {rows[0].base.n} each, 95 % intervals "
+        f"({minutes:.1f} minutes in all)"
     )
     for heading in ("task", "method", "trained values", "base", "with the task", "gain", "digest"):
         table.add_column(heading, justify="left" if heading in ("task", "method", "digest") else "right")
@@ -190,8 +192,8 @@ def _run(*arguments: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="passepartout demo",
-        description="Build the embedded model, train a TVP frame and an M²PT prompt, serve them with the shipped "
-        "tasks, and compare each with the base model on held-out pictures over HTTP.",
+        description="Build the embedded model, train a TVP frame and an M²PT prompt, serve them with the "
+        "shipped tasks, and compare each with the base model on held-out pictures over HTTP.",
     )
     parser.add_argument(
         "--no-wait", action="store_true", help="exit after the table instead of leaving the server up"

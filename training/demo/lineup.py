@@ -11,7 +11,7 @@ __all__ = ["LINEUP", "Entry", "examples_folder"]
 
 @dataclass(frozen=True)
 class Entry:
-    """A served task. `pico_task` draws its held-out pictures; `verb` trains it on the spot, None: it is shipped."""
+    """A served task. `pico_task` draws its held-out pictures; `verb` trains it here, None: it is shipped."""
 
     task: str
     pico_task: str

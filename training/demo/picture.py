@@ -27,7 +27,8 @@ def draw_sheet(
 ) -> None:
     """Writes one PNG: a column per held-out picture, under it the base model's answer and the task's.
 
-    Of the pictures those come first where the two differ; a second row shows them framed, if the task has a frame.
+    Of the pictures those come first where the two differ; a second row shows them framed, if the task has
+    a frame.
     """
     order = sorted(range(len(source)), key=lambda index: base[index].said == task[index].said)[:shown]
     framed = bundle.manifest.frame is not None

@@ -1,8 +1,8 @@
-"""`passepartout model build pico-llava`: assembles the embedded model, offline, as a standard LLaVA checkpoint.
+"""`passepartout model build pico-llava`: assembles the embedded model offline, a standard LLaVA checkpoint.
 
 SmolLM2-135M-Instruct comes from its package; the tower, the projector and the low-rank updates come from
-`weights/` and are merged here. Beside the checkpoint lies `clip/`, the tiny CLIP that TSE uses. No custom code:
-transformers and vLLM load both as they are.
+`weights/` and are merged here. Beside the checkpoint lies `clip/`, the tiny CLIP that TSE uses. No custom
+code: transformers and vLLM load both as they are.
 """
 
 import argparse
@@ -139,7 +139,8 @@ def _write_clip(folder: Path, tensors: dict[str, Tensor]) -> None:
 def merged(state: dict[str, Tensor], taught: dict[str, Tensor]) -> dict[str, Tensor]:
     """The language model's weights with each low-rank update (`updates.<path>.a|b`) added, in bf16.
 
-    In double precision, so that every machine builds the same bytes and bundles find the base they were made for.
+    In double precision, so that every machine builds the same bytes and bundles find the base they were
+    made for.
     """
     state = dict(state)
     for name in [name for name in taught if name.endswith(".a")]:

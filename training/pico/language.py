@@ -1,7 +1,7 @@
 """Recipe, stage 2: the projector and low-rank updates of the language model, taught to name what is shown.
 
-The tower stays as stage 1 left it (the tiny CLIP shares it). Every tenth step answers plain text questions as the
-untouched language model would, so that it does not forget how to chat.
+The tower stays as stage 1 left it (the tiny CLIP shares it). Every tenth step answers plain text questions as
+the untouched language model would, so that it does not forget how to chat.
 """
 
 from collections.abc import Sequence
@@ -164,7 +164,7 @@ def picture_turns(shown: PictureBatch, conversations: Conversations, rng: np.ran
 
 
 def own_answers(model: LlamaForCausalLM, conversations: Conversations) -> list[Turn]:
-    """What the untouched model says to the text questions: 24 greedy tokens each, the targets of chat steps."""
+    """What the untouched model says to the text questions: 24 greedy tokens each, chat steps' targets."""
     turns = []
     for question in _CHAT_QUESTIONS:
         asked = conversations.turn(question, "", picture=False)

@@ -1,7 +1,7 @@
 """`passepartout model train pico-llava`: makes the weights that lie in `weights/`, from nothing but pictures.
 
-Two stages (`tower.py`, `language.py`); each keeps its working state in the run folder, and a stage that is done
-is not done again. Measured on 2 CPU cores: about half an hour each.
+Two stages (`tower.py`, `language.py`); each keeps its working state in the run folder, and a stage that is
+done is not done again. Measured on 2 CPU cores: about half an hour each.
 """
 
 import argparse

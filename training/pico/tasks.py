@@ -1,7 +1,7 @@
 """The pico tasks: what a learned prompt can be taught and measured on, drawn on the fly.
 
-Each task is a function from a random generator to one example. The split's seed (from `split.json`) keeps train,
-val and test pictures apart; the index alone decides the example.
+Each task is a function from a random generator to one example. The split's seed (from `split.json`) keeps
+train, val and test pictures apart; the index alone decides the example.
 """
 
 import functools

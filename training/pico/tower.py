@@ -1,11 +1,11 @@
-"""Recipe, stage 1: the tower, the tiny CLIP around it, and a projector that speaks the language model's words.
+"""Recipe, stage 1: the tower, the tiny CLIP around it, a projector that speaks the language model's words.
 
 Three losses on the same pictures, none of which needs a pass through the language model:
 
-- naming: a linear head on the mean patch token (layer -2), thrown away afterwards; it makes the tower learn fast;
+- naming: a linear head on the mean patch token (layer -2), thrown away afterwards: the tower learns fast;
 - contrastive: the picture's CLIP embedding against the captions of *all* known names;
-- lexical: projected patch tokens (layer -2) against the language model's own word embeddings. A name's word is
-  found where any patch says it, so the frozen model later reads names almost as if they were written.
+- lexical: projected patch tokens (layer -2) against the language model's own word embeddings. A name's word
+  is found where any patch says it, so the frozen model later reads names almost as if they were written.
 """
 
 from collections.abc import Sequence
