@@ -7,6 +7,7 @@ caches go by. Written for vLLM 0.32 (`vllm.multimodal.processing`).
 """
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
@@ -46,7 +47,10 @@ from server.engine.items import (
     make_ticket,
 )
 
-__all__ = ["PromptDummyMixin", "PromptInfoMixin", "PromptProcessorMixin"]
+__all__ = ["FRAME_OBSERVERS", "PromptDummyMixin", "PromptInfoMixin", "PromptProcessorMixin"]
+
+FRAME_OBSERVERS: list[Callable[[TaskHandle, float], None]] = []
+"""Called with the handle and the seconds for each frame put on a picture, in a thread of vLLM's."""
 
 _IN_PROCESS: ContextVar[TaskHandle | None] = ContextVar("passepartout_in_process", default=None)
 """The handle of the request this thread's processor is at; vLLM's hooks get only some of its items."""
@@ -123,8 +127,7 @@ class PromptProcessorMixin(BaseMultiModalProcessor):
         if handle is None or handle.frame is None or "images" not in hf_data:
             return super()._call_hf_processor(hf_data, hf_kwargs)
         pictures: Any = hf_data["images"]
-        frame = handle.frame
-        framed = {**hf_data, "images": [_put_frame(picture, frame) for picture in pictures]}
+        framed = {**hf_data, "images": [_put_handles_frame(picture, handle) for picture in pictures]}
         return self.info.ctx.call_hf_processor(
             self.info.get_hf_processor(**hf_kwargs), framed, {**hf_kwargs, "do_rescale": False}
         )
@@ -220,6 +223,16 @@ def _check_pictures(processor_data: Mapping[str, Any], handle: TaskHandle) -> No
     if "images" not in processor_data:
         came, cure = "image embeddings", "send the picture itself"
         raise PictureError(fault(f"task {handle.name}", expected="pictures", came=came, cure=cure))
+
+
+def _put_handles_frame(picture: object, handle: TaskHandle) -> torch.Tensor:
+    """(3, H, W) float32 of one picture; tells the observers how long it took."""
+    assert handle.frame is not None
+    started = time.perf_counter()
+    framed = _put_frame(picture, handle.frame)
+    for observe in FRAME_OBSERVERS:
+        observe(handle, time.perf_counter() - started)
+    return framed
 
 
 def _put_frame(picture: object, frame: TaskFrame) -> torch.Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from prompts.bundle import Bundle
+from server.engine.offline import OfflineTasks
 from tests.engine.oracle import Oracle
 from tests.engine.serving import TASKS, Served, start_llm
 from tests.engine.tiny_llava import make_tiny_llava
@@ -42,8 +43,8 @@ def serve(
     @contextmanager
     def start(cache: Path | None = None, **options: Any) -> Iterator[Served]:
         cache = cache or tmp_path_factory.mktemp("vllm-cache")
-        with start_llm(tiny_model, cache, **options) as tasks:
-            served = Served(tasks, oracle, tiny_model, bundles={}, handles={})
+        with start_llm(tiny_model, cache, **options) as llm:
+            served = Served(OfflineTasks(llm, tiny_model), oracle, tiny_model, bundles={}, handles={})
             for bundle in bundles.values():
                 served.load(bundle)
             yield served

@@ -26,7 +26,6 @@ __all__ = [
     "Served",
     "assert_same",
     "cached_blocks",
-    "engine_environment",
     "engine_options",
     "make_picture",
     "start_llm",
@@ -160,27 +159,19 @@ def engine_options(**options: Any) -> dict[str, Any]:
     }
 
 
-def engine_environment(cache: Path) -> dict[str, str]:
-    """Where vLLM keeps what it compiles, and how it starts its processes. All plugins load, as by default."""
-    return {
-        "VLLM_CACHE_ROOT": str(cache),
-        "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-    }
-
-
 @contextmanager
-def start_llm(model: Path, cache: Path, **options: Any) -> Iterator[OfflineTasks]:
-    """A vLLM engine in a process of its own; stopped at the end."""
+def start_llm(model: Path, cache: Path, **options: Any) -> Iterator[Any]:
+    """vLLM's `LLM`, its engine in a process of its own; stopped at the end. `cache`: for what it compiles."""
     with pytest.MonkeyPatch.context() as environment:
-        for name, value in engine_environment(cache).items():
-            environment.setenv(name, value)
-        environment.delenv("VLLM_PLUGINS", raising=False)
+        environment.setenv("VLLM_CACHE_ROOT", str(cache))
+        environment.setenv("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
+        environment.setenv("VLLM_LOGGING_LEVEL", "WARNING")
+        environment.delenv("VLLM_PLUGINS", raising=False)  # all plugins load, as by default
         from vllm import LLM
 
         llm = LLM(str(model), **engine_options(**options))
         try:
-            yield OfflineTasks(llm, model)
+            yield llm
         finally:
             client = llm.llm_engine.engine_core
             client.shutdown()

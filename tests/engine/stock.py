@@ -1,30 +1,23 @@
-"""Starts and stops vLLM's own LLaVA, compiled, with options and environment like those of our engine.
+"""A worker of vLLM 0.32 that runs vLLM's own LLaVA though our plugin is loaded; for `worker_cls`, which is no
+part of any key of vLLM's."""
 
-    python -m tests.engine.stock MODEL OPTIONS      (OPTIONS: JSON, for `LLM`)
+from typing import Any
 
-What it compiles stays in VLLM_CACHE_ROOT. Our plugin loads, as in every vLLM process, and is undone.
-"""
+from vllm import ModelRegistry
+from vllm.model_executor.model_loader import utils as loading
+from vllm.v1.worker.cpu_worker import CPUWorker
 
-import json
-import sys
+__all__ = ["STOCK_WORKER", "StockWorker"]
 
-from tests.engine.serving import engine_options
-
-
-def main(model: str, options: str) -> None:
-    """Starts vLLM in this process and answers once."""
-    from vllm import LLM, ModelRegistry, SamplingParams
-    from vllm.plugins import load_general_plugins
-    from vllm.renderers.registry import RENDERER_REGISTRY
-
-    load_general_plugins()
-    ModelRegistry.register_model(
-        "LlavaForConditionalGeneration", "vllm.model_executor.models.llava:LlavaForConditionalGeneration"
-    )
-    RENDERER_REGISTRY.renderers["hf"] = ("vllm.renderers.hf", "HfRenderer")
-    llm = LLM(model, **engine_options(**json.loads(options)))
-    llm.generate("hello", SamplingParams(max_tokens=2), use_tqdm=False)
+STOCK_WORKER = "tests.engine.stock.StockWorker"
 
 
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+class StockWorker(CPUWorker):
+    """Undoes our registration before the model is built."""
+
+    def load_model(self, *args: Any, **kwargs: Any) -> None:
+        architecture = "LlavaForConditionalGeneration"
+        ModelRegistry.register_model(architecture, f"vllm.model_executor.models.llava:{architecture}")
+        loading._MODEL_ARCH_BY_HASH.clear()
+        super().load_model(*args, **kwargs)
+        assert type(self.model_runner.get_model()).__name__ == architecture

@@ -14,6 +14,8 @@ from server.engine.facts import EngineFacts, find_misfits
 from server.engine.handles import TaskHandle
 from server.engine.items import make_rows, make_ticket
 
+pytestmark = pytest.mark.engine  # no engine is started, but vLLM is imported
+
 FACTS = EngineFacts(
     model="m",
     text_layers=2,

@@ -4,10 +4,6 @@ vLLM keys what it compiles by its config and the model's source, not by our hook
 `refusals.salt_compile_cache` our engine looks for its artifact where the stock engine's lies.
 """
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,8 +16,9 @@ from tests.engine.serving import (
     Served,
     assert_same,
     cached_blocks,
-    engine_environment,
+    start_llm,
 )
+from tests.engine.stock import STOCK_WORKER
 
 pytestmark = pytest.mark.engine
 
@@ -33,10 +30,8 @@ OPTIONS = {"max_num_batched_tokens": 64}
 def cache(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the stock engine's artifact in it."""
     folder = tmp_path_factory.mktemp("vllm-cache")
-    command = [sys.executable, "-m", "tests.engine.stock", str(tiny_model), json.dumps(OPTIONS)]
-    environment = {**os.environ, **engine_environment(folder), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    environment.pop("VLLM_PLUGINS", None)
-    subprocess.run(command, check=True, cwd=Path(__file__).parents[2], env=environment, timeout=600)
+    with start_llm(tiny_model, folder, worker_cls=STOCK_WORKER, **OPTIONS):
+        pass  # vLLM compiles while it starts
     return folder
 
 

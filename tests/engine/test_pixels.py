@@ -11,6 +11,7 @@ from transformers import AutoProcessor
 
 from prompts.bundle import Bundle
 from prompts.frame import frame_picture
+from server.engine import processing
 from server.engine.handles import TaskFrame, TaskHandle, using_task
 from tests.engine.oracle import Oracle
 from tests.engine.serving import engine_options, make_picture
@@ -67,7 +68,13 @@ def test_framed_pixels_are_the_trainers(
     assert framed.min() < -1  # far outside what 8 bits hold
     assert framed.max() > 2
     trainer = PixelPipeline.of_processor(AutoProcessor.from_pretrained(tiny_model).image_processor)
-    came = render(renderer, picture, make_handle(bundle))
+    handle, observed = make_handle(bundle), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processing, "FRAME_OBSERVERS", [lambda *seen: observed.append(seen)])
+        came = render(renderer, picture, handle)
+    ((seen, seconds),) = observed
+    assert seen is handle
+    assert 0 < seconds < 60
     assert came.dtype == torch.float32
     torch.testing.assert_close(came, oracle.pixels(picture, bundle), rtol=0, atol=MAX_PIXEL_ERROR)
     torch.testing.assert_close(came, trainer(framed[None])[0], rtol=0, atol=MAX_PIXEL_ERROR)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from server.engine.offline import OfflineTasks
 from tests.engine.oracle import Oracle
 from tests.engine.serving import Case, Served, assert_same, start_llm
 from tests.engine.tiny_llava import make_tiny_llava
@@ -24,8 +25,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The last encoder layer runs here (`vision_feature_layer` -1); the other modules stop before it."""
     folder = tmp_path_factory.mktemp("siglip")
     model = make_tiny_llava(folder / "model", tower="siglip", vision_feature_layer=-1)
-    with start_llm(model, folder / "cache", enforce_eager=True) as tasks:
-        served = Served(tasks, Oracle(model), model, bundles={}, handles={})
+    with start_llm(model, folder / "cache", enforce_eager=True) as llm:
+        served = Served(OfflineTasks(llm, model), Oracle(model), model, bundles={}, handles={})
         for seed, (name, parts) in enumerate(TASKS.items(), start=1):
             served.load(make_task(folder, name, model, seed=seed, **parts))
         yield served
