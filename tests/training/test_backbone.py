@@ -1,0 +1,182 @@
+"""The frozen LLaVA with prompts: against transformers, the engine's oracle, and the methods' identities."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from prompts.manifest import VisionSpec
+from tests.engine.oracle import Oracle
+from tests.engine.tiny_llava import (
+    HIDDEN,
+    LAYERS,
+    PATCHES,
+    VISION_HIDDEN,
+    VISION_LAYERS,
+    make_tiny_llava,
+)
+from tests.engine.tiny_tasks import make_task
+from training.backbone import DeepPrompts, LlavaBackbone
+from training.chat import Encoded, collate
+
+QUESTION = "what digit is this?"
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (70, 60)) -> Image.Image:
+    levels = torch.randint(0, 256, (size[1], size[0], 3), generator=torch.Generator().manual_seed(seed))
+    return Image.fromarray(levels.to(torch.uint8).numpy())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_llava(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def tiny(folder: Path) -> LlavaBackbone:
+    return LlavaBackbone.load(folder, dtype="float32", device="cpu")
+
+
+def prompts(*shape: int, seed: int = 3, scale: float = 1.0) -> Tensor:
+    return (scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))).requires_grad_()
+
+
+def batch_of(tiny: LlavaBackbone, answers: list[str], rows: int):
+    encoded = [tiny.chat.encode(tiny.chat.render(QUESTION, picture=True), answer) for answer in answers]
+    return collate(encoded, image_token_id=tiny.chat.image_token_id, image_rows=rows)
+
+
+def test_without_prompts_the_logits_are_transformers_own(tiny: LlavaBackbone) -> None:
+    pixels = tiny.process([picture()])
+    batch = batch_of(tiny, ["seven"], PATCHES)
+    with torch.no_grad():
+        hidden = tiny.hidden_states(tiny.embed(batch, tiny.image_features(pixels)))
+        ids = batch.ids.masked_fill(batch.image, tiny.chat.image_token_id)
+        own = tiny.model(input_ids=ids, pixel_values=pixels).logits
+    torch.testing.assert_close(tiny.model.lm_head(hidden), own, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tower", ["clip", "siglip"])
+@pytest.mark.parametrize("layer", [-1, -2, [1, -2]])
+def test_image_features_are_transformers_own(tmp_path: Path, tower: str, layer: int | list[int]) -> None:
+    folder = make_tiny_llava(tmp_path, tower=tower, vision_feature_layer=layer)
+    backbone = LlavaBackbone.load(folder, dtype="float32", device="cpu")
+    pixels = backbone.process([picture(0), picture(1)])
+    with torch.no_grad():
+        own = torch.stack(backbone.model.get_image_features(pixels).pooler_output)
+        torch.testing.assert_close(backbone.image_features(pixels), own, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["released", "paper"])
+@pytest.mark.parametrize(("text", "vision", "projector"), [(4, 0, False), (0, 3, False), (4, 3, True)])
+def test_the_first_token_is_the_oracles(
+    tmp_path: Path, folder: Path, tiny: LlavaBackbone, mode, text: int, vision: int, projector: bool
+) -> None:
+    bundle = make_task(
+        tmp_path, "t", folder, seed=5, text=text, vision=vision, mode=mode, projector=projector
+    )
+    deep = DeepPrompts.of_bundle(bundle, tiny.device)
+    with torch.no_grad():
+        features = tiny.image_features(tiny.process([picture()]), deep)
+        rendered = tiny.chat.render(QUESTION, picture=True)
+        question = tiny.chat.encode(rendered, "x").prompt
+        batch = collate(
+            [Encoded(question, ())], image_token_id=tiny.chat.image_token_id, image_rows=features.shape[1]
+        )
+        hidden = tiny.hidden_states(tiny.embed(batch, features), deep)
+        ours = tiny.model.lm_head(hidden[0, -1]).log_softmax(-1)
+        oracle = Oracle(folder)
+        left = rendered.removeprefix("<s>")  # the oracle's tokenizer puts it there itself
+        theirs = oracle.answer(left, [picture()], bundle, tokens=1).logprobs
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_text_prompts_are_an_input_independent_prefix_of_keys_and_values(tiny: LlavaBackbone) -> None:
+    """K_l, V_l of the prompt rows are W_k, W_v (norm_l(prompts[l])), with rotary positions 0..P_t-1."""
+    from transformers import DynamicCache
+
+    text = prompts(LAYERS, 4, HIDDEN)
+    batch = batch_of(tiny, ["seven"], PATCHES)
+    decoder = tiny.model.model.language_model
+    with torch.no_grad():
+        features = tiny.image_features(tiny.process([picture()]))
+        rows = tiny.embed(batch, features)
+        cache = DynamicCache()
+        hidden = tiny.hidden_states(rows, DeepPrompts(text=text), cache)
+        prefix = DynamicCache()
+        cos, sin = decoder.rotary_emb(text, torch.arange(4)[None])
+        for index, layer in enumerate(decoder.layers):
+            normed = layer.input_layernorm(text[index][None])
+            heads = (1, 4, -1, layer.self_attn.head_dim)
+            keys = layer.self_attn.k_proj(normed).view(heads).transpose(1, 2)
+            values = layer.self_attn.v_proj(normed).view(heads).transpose(1, 2)
+            keys = apply_rotary_pos_emb(keys, keys, cos, sin)[1]
+            torch.testing.assert_close(cache.layers[index].keys[:, :, :4], keys)
+            torch.testing.assert_close(cache.layers[index].values[:, :, :4], values)
+            prefix.update(keys, values, index)
+        from_prefix = decoder(inputs_embeds=rows, past_key_values=prefix).last_hidden_state
+    torch.testing.assert_close(hidden, from_prefix, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("mode", "rows"), [("released", PATCHES + 3), ("paper", PATCHES)])
+def test_rows_per_picture(tiny: LlavaBackbone, mode, rows: int) -> None:
+    spec = VisionSpec(layers=VISION_LAYERS, length=3, hidden=VISION_HIDDEN, mode=mode)
+    deep = DeepPrompts(vision=prompts(VISION_LAYERS, 3, VISION_HIDDEN), vision_mode=mode)
+    with torch.no_grad():
+        assert tiny.image_features(tiny.process([picture()]), deep).shape == (1, rows, HIDDEN)
+    assert tiny.image_rows(spec) == rows
+    assert tiny.image_rows() == PATCHES
+
+
+def test_released_mode_hands_over_constants_of_the_last_prompt_but_its_first_row(tiny: LlavaBackbone) -> None:
+    """Layer -2 is read after the overwrite: the rows are projector(prompts[-1][1:]), whatever the picture."""
+    vision = prompts(VISION_LAYERS, 3, VISION_HIDDEN)
+    deep = DeepPrompts(vision=vision)
+    features = tiny.image_features(tiny.process([picture(0), picture(1)]), deep)
+    expected = tiny.projector(vision[-1][1:])
+    for one in features:
+        torch.testing.assert_close(one[:2], expected)
+    (gradient,) = torch.autograd.grad(features.square().sum(), vision)
+    assert gradient[-1, 0].abs().max() == 0
+    assert (gradient[:-1].abs().amax((1, 2)) > 0).all()
+
+
+def test_gradients_reach_prompts_projector_and_pixels_and_no_weight(tiny: LlavaBackbone) -> None:
+    text, vision = prompts(LAYERS, 2, HIDDEN), prompts(VISION_LAYERS, 2, VISION_HIDDEN)
+    projector = {name: p.detach().clone().requires_grad_() for name, p in tiny.projector.named_parameters()}
+    canvas = torch.rand(1, 3, 64, 64, requires_grad=True)
+    deep = DeepPrompts(text=text, vision=vision, projector=projector)
+    features = tiny.image_features(tiny.pixels(canvas), deep)
+    loss = tiny.answer_loss(batch_of(tiny, ["seven"], PATCHES + 2), features, deep)
+    loss.backward()
+    for learned in (text, vision, canvas, *projector.values()):
+        assert learned.grad is not None
+        assert learned.grad.abs().max() > 0
+    assert all(p.grad is None and not p.requires_grad for p in tiny.model.parameters())
+
+
+def test_padding_changes_no_loss(tiny: LlavaBackbone) -> None:
+    """Right padding and causal attention: a batch's loss is the mean over its tokens taken one by one."""
+    answers = ["seven", "a heron by the water"]
+    text = DeepPrompts(text=prompts(LAYERS, 3, HIDDEN))
+    with torch.no_grad():
+        features = tiny.image_features(tiny.process([picture(0), picture(1)]))
+        both = tiny.answer_loss(batch_of(tiny, answers, PATCHES), features, text)
+        alone, tokens = [], []
+        for index, answer in enumerate(answers):
+            one = batch_of(tiny, [answer], PATCHES)
+            tokens.append(int(one.answer.sum()))
+            alone.append(tiny.answer_loss(one, features[index : index + 1], text) * tokens[-1])
+    torch.testing.assert_close(both, sum(alone) / sum(tokens), atol=1e-5, rtol=1e-5)
+
+
+def test_the_hooks_are_gone_after_a_pass_and_after_a_failure(tiny: LlavaBackbone) -> None:
+    layers = tiny.model.model.language_model.layers
+    rows, wrong = torch.zeros(1, 5, HIDDEN), torch.zeros(LAYERS - 1, 2, HIDDEN)
+    tiny.hidden_states(rows, DeepPrompts(text=torch.zeros(LAYERS, 2, HIDDEN)))
+    with pytest.raises(IndexError):
+        tiny.hidden_states(rows, DeepPrompts(text=wrong))
+    assert [len(layer._forward_pre_hooks) for layer in layers] == [0] * LAYERS
