@@ -1,1 +1,1 @@
-"""Offline jobs: TVP and M²PT training, evaluation, the embedded model family. Imports `prompts`, never `server`."""
+"""Offline jobs: TVP and M²PT training, evaluation, the embedded model. Imports `prompts`, never `server`."""

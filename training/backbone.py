@@ -25,12 +25,13 @@ from torch.func import functional_call
 
 from prompts.bundle import Bundle
 from prompts.deep import image_tokens
-from prompts.errors import ConfigError
+from prompts.errors import ConfigError, UnsupportedError
 from prompts.faults import fault
 from prompts.manifest import Usage, VisionSpec
 from training.chat import ChatEncoder, Encoded, TokenBatch
 from training.data import Example
 from training.pixels import PixelPipeline
+from training.preflight import checkpoint_faults
 
 __all__ = ["NO_PROMPTS", "DeepPrompts", "LlavaBackbone", "choose_device", "choose_dtype"]
 
@@ -54,7 +55,14 @@ class DeepPrompts:
 
     @classmethod
     def of_bundle(cls, bundle: Bundle, device: torch.device) -> "DeepPrompts":
-        """The deep tensors of a bundle (its frame works on pixels and is not among them)."""
+        """The deep tensors of a bundle (its frame works on pixels and is not among them).
+
+        Raises:
+            UnsupportedError: the bundle has an output layer of its own.
+        """
+        if bundle.manifest.lm_head:
+            cure = "an lm_head per task is not measured or served yet"
+            raise UnsupportedError(fault("lm_head", expected="false", came="true", cure=cure))
         projector = {name: tensor.to(device) for name, tensor in bundle.projector_state().items()}
         vision = bundle.manifest.vision
         return cls(
@@ -97,10 +105,18 @@ class LlavaBackbone:
         """
         from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-        _check_folder(folder)
+        faults = checkpoint_faults("model", folder, "llava")
+        if faults:
+            raise ConfigError("model", faults)
         place = choose_device(device)
-        model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=choose_dtype(dtype, place))
-        return cls(model, AutoProcessor.from_pretrained(folder), device=place)
+        try:
+            model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=choose_dtype(dtype, place))
+            processor = AutoProcessor.from_pretrained(folder)
+        except (OSError, ValueError) as error:
+            came, cure = f"{folder}: {str(error).partition(chr(10))[0]}", "download it whole"
+            problem = fault("model", expected="weights and a processor", came=came, cure=cure)
+            raise ConfigError("model", [problem]) from error
+        return cls(model, processor, device=place)
 
     @property
     def projector(self) -> nn.Module:
@@ -138,17 +154,24 @@ class LlavaBackbone:
             return self.vision_states(blank).shape[1]
 
     def encode_example(self, example: Example, usage: Usage) -> Encoded:
-        """Question and answer of an example as token ids, rendered as the server renders them."""
-        rendered = self.chat.render(example.question, picture=example.picture is not None, usage=usage)
-        return self.chat.encode(rendered, example.answer)
+        """Question and answer of an example as token ids, rendered as the server renders them.
 
-    def encode_answer(self, example: Example, choice: str, usage: Usage | None = None) -> tuple[int, ...]:
+        Raises:
+            ConfigError: a text spells out the image token, or the chat template refuses the usage.
+        """
+        picture = example.picture is not None
+        rendered = self.chat.render(example.question, picture=picture, usage=usage)
+        encoded = self.chat.encode(rendered, example.answer)
+        self.chat.check_pictures(encoded, picture=picture)
+        return encoded
+
+    def encode_answer(self, example: Example, choice: str, usage: Usage) -> tuple[int, ...]:
         """A candidate answer's token ids, without an end token: a name is ranked by its own tokens."""
         rendered = self.chat.render(example.question, picture=example.picture is not None, usage=usage)
         return self.chat.encode(rendered, choice, end=False).answer
 
     def process(self, pictures: list[Image.Image]) -> Tensor:
-        """Pictures through the checkpoint's own image processor, as a plain request goes: (B, 3, h, w) f32."""
+        """Pictures through the checkpoint's own image processor, as a plain request's: (B, 3, h, w) f32."""
         pixels: Tensor = self.processor.image_processor(
             [picture.convert("RGB") for picture in pictures], return_tensors="pt"
         )["pixel_values"]
@@ -188,7 +211,8 @@ class LlavaBackbone:
             projected: Tensor = self.projector(states)
             return projected
         override = {name: tensor.to(self.dtype) for name, tensor in deep.projector.items()}
-        return functional_call(self.projector, override, (states,))  # type: ignore[no-any-return]
+        tuned: Tensor = functional_call(self.projector, override, (states,))
+        return tuned
 
     def embed(self, batch: TokenBatch, features: Tensor | None) -> Tensor:
         """Input rows (B, T, d): token embeddings, with image features (pictures, N, d) in their places."""
@@ -299,16 +323,6 @@ def _stop_ids(model: Any, processor: Any) -> list[int]:
     named += more if isinstance(more, list) else [more]
     stop = list(dict.fromkeys(int(token) for token in named if token is not None))
     if not stop:
-        raise ConfigError(
-            "model", ["eos_token_id: expected one in the tokenizer or generation config, came none"]
-        )
+        expected, cure = "one in the tokenizer or generation config", "add it there"
+        raise ConfigError("model", [fault("eos_token_id", expected=expected, came="none", cure=cure)])
     return stop
-
-
-def _check_folder(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        cure = "`passepartout model build pico-llava` makes one"
-        raise ConfigError(
-            "model",
-            [fault("model", expected="a checkpoint folder with a config.json", came=str(folder), cure=cure)],
-        )

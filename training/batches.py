@@ -1,11 +1,13 @@
 """From a source of examples to batches: the order of a run, and a thread that prepares ahead.
 
-The batch of a step depends on the seed and the step's number alone, so a resumed run sees what the unbroken one
-would have seen.
+The batch of a step depends on the seed and the step's number alone, so a resumed run sees what the unbroken
+one would have seen.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -22,28 +24,29 @@ def examples_of_pass(source: ExampleSource, *, number: int, batch: int, seed: in
     """The examples of forward pass `number` (from 0): each epoch is a new permutation of the source."""
     size = len(source)
     places = range(number * batch, (number + 1) * batch)
-    epochs = {place // size: _order(size, seed, place // size) for place in (places[0], places[-1])}
-    return [source[_at(epochs, place, size, seed)] for place in places]
+    return [source[_order(size, seed, place // size)[place % size]] for place in places]
 
 
-def prepared(make: Callable[[int], Batch], passes: Sequence[int]) -> Iterator[Batch]:
-    """`make(number)` for each pass in order, a few of them made ahead in a thread."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as pool:
-        waiting = [pool.submit(make, number) for number in passes[:_AHEAD]]
-        for number in [*passes[_AHEAD:], *[None] * min(_AHEAD, len(passes))]:
-            done = waiting.pop(0).result()
-            if number is not None:
-                waiting.append(pool.submit(make, number))
-            yield done
+def prepared(make: Callable[[int], Batch], passes: Sequence[int]) -> Generator[Batch, None, None]:
+    """`make(number)` for each pass in order, a few of them made ahead in a thread.
+
+    What `make` raises is raised here, when its batch is due. Close the generator to stop the thread: batches
+    not begun are dropped.
+    """
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
+    try:
+        waiting = deque(pool.submit(make, number) for number in passes[:_AHEAD])
+        for number in passes[_AHEAD:]:
+            batch = waiting.popleft().result()
+            waiting.append(pool.submit(make, number))
+            yield batch
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _order(size: int, seed: int, epoch: int) -> list[int]:
+@lru_cache(maxsize=4)
+def _order(size: int, seed: int, epoch: int) -> tuple[int, ...]:
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return torch.randperm(size, generator=generator).tolist()
-
-
-def _at(epochs: dict[int, list[int]], place: int, size: int, seed: int) -> int:
-    epoch, offset = divmod(place, size)
-    if epoch not in epochs:  # a source smaller than a batch
-        epochs[epoch] = _order(size, seed, epoch)
-    return epochs[epoch][offset]
+    return tuple(torch.randperm(size, generator=generator).tolist())

@@ -14,6 +14,7 @@ from jinja2.exceptions import TemplateError
 from torch import Tensor
 
 from prompts.errors import ConfigError
+from prompts.faults import fault
 from prompts.manifest import Usage
 
 __all__ = ["ChatEncoder", "Encoded", "TokenBatch", "collate"]
@@ -61,30 +62,46 @@ class ChatEncoder:
         self.image_token_id = image_token_id
         self.end_token_id = end_token_id
         if not self._template:
-            raise ConfigError(
-                "model", ["chat_template: the checkpoint has none, it is needed to ask a question"]
-            )
+            cure = "add chat_template.jinja to the checkpoint"
+            problem = fault("chat_template", expected="one to ask a question with", came="none", cure=cure)
+            raise ConfigError("model", [problem])
         self._parts = self._takes_parts()
 
     def render(self, question: str, *, picture: bool, usage: Usage | None = None) -> str:
         """The text the model reads before it answers."""
         usage = usage or Usage()
-        text = (usage.template or "{text}").replace("{text}", question)
-        messages = [{"role": "user", "content": self._content(text, picture=picture)}]
+        messages = [{"role": "user", "content": self._content(usage.render(question), picture=picture)}]
         if usage.system:
             messages.insert(0, {"role": "system", "content": self._content(usage.system, picture=False)})
         try:
             return self._apply(messages)
         except TemplateError as error:
-            raise ConfigError("usage", [f"system: the model's chat template refuses it: {error}"]) from error
+            expected, cure = "a conversation the model's chat template takes", "leave usage.system out"
+            raise ConfigError(
+                "usage", [fault("system", expected=expected, came=str(error), cure=cure)]
+            ) from error
 
     def encode(self, rendered: str, answer: str, *, end: bool = True) -> Encoded:
-        """Ids of a rendered question and of its answer (a space before it unless the question ends in one)."""
+        """Ids of a rendered question and of its answer, a space between them unless one is there."""
         prompt = self._ids(rendered)
         separator = "" if not rendered or rendered[-1].isspace() else " "
         whole = self._ids(rendered + separator + answer)
-        answered = whole[len(prompt) :] if whole[: len(prompt)] == prompt else self._ids(answer)
+        answered = whole[len(prompt) :] if whole[: len(prompt)] == prompt else self._ids(separator + answer)
         return Encoded(tuple(prompt), tuple(answered + [self.end_token_id] * end))
+
+    def check_pictures(self, encoded: Encoded, *, picture: bool) -> None:
+        """A picture's place is one image token of the question; a text that spells it out is refused.
+
+        Raises:
+            ConfigError: question, usage or answer holds the image token's own text.
+        """
+        came = encoded.prompt.count(self.image_token_id), encoded.answer.count(self.image_token_id)
+        if came == (int(picture), 0):
+            return
+        expected = f"{int(picture)} image token in the question, none in the answer"
+        cure = f"take {self._image_token!r} out of the text"
+        problem = fault("data, usage", expected=expected, came=f"{came[0]} and {came[1]}", cure=cure)
+        raise ConfigError("train", [problem])
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids, special tokens left out."""
@@ -125,12 +142,12 @@ def collate(encoded: Sequence[Encoded], *, image_token_id: int, image_rows: int)
     rows = [_expand(item, image_token_id, image_rows) for item in encoded]
     longest = max(len(ids) for ids, _ in rows)
     ids = torch.zeros(len(rows), longest, dtype=torch.int64)
-    answer = torch.zeros(len(rows), longest, dtype=torch.bool)
+    image, answer = torch.zeros_like(ids, dtype=torch.bool), torch.zeros_like(ids, dtype=torch.bool)
     for row, (tokens, answer_length) in enumerate(rows):
         ids[row, : len(tokens)] = torch.tensor(tokens)
+        image[row, : len(tokens)] = ids[row, : len(tokens)] == image_token_id
         answer[row, len(tokens) - answer_length : len(tokens)] = True
     lengths = torch.tensor([len(tokens) for tokens, _ in rows])
-    image = ids == image_token_id
     return TokenBatch(ids.masked_fill(image, 0), image, answer, lengths)
 
 

@@ -35,16 +35,15 @@ def main_train(argv: list[str]) -> int:
         from training.m2pt import train_m2pt
 
         bundle = train_m2pt(read_config(M2ptConfig, options.config, options.set))
-    print(
-        f"bundle {bundle.path}: {sum(bundle.trained_values.values()):,} trained values, digest {bundle.digest}"
-    )
+    values = sum(bundle.trained_values.values())
+    print(f"bundle {bundle.path}: {values:,} trained values, digest {bundle.digest}")
     return 0
 
 
 def main_evaluate(argv: list[str]) -> int:
     """`passepartout evaluate --config FILE [--bundle DIR]`: a table, and JSON where `out` is set."""
     options = _evaluate_parser().parse_args(argv)
-    settings = [*options.set, *([f"bundle={options.bundle}"] if options.bundle else [])]
+    settings = [*options.set, *([f"bundle={json.dumps(str(options.bundle))}"] if options.bundle else [])]
     config = read_config(EvaluateConfig, options.config, settings)
     keep_freed_memory()
     from training.evaluation_report import report
@@ -73,7 +72,7 @@ def _train_parser() -> argparse.ArgumentParser:
         description="Train a prompt offline. Ctrl-C writes a checkpoint; the same command goes on from it.",
         epilog=_fields_help() + "\n\nexamples:\n"
         "  passepartout train m2pt --config examples/pico/lines.yaml\n"
-        "  passepartout train tvp --config examples/demo/category-frame.yaml --set tvp.lambda_fca=0 --set lr=5",
+        "  passepartout train tvp --config examples/demo/category-frame.yaml --set lr=5 --set tvp.flip=false",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

@@ -11,8 +11,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from prompts.errors import ConfigError
-from prompts.faults import fault, validation_faults
-from prompts.manifest import FrameSpec, Usage
+from prompts.faults import fault, shown, validation_faults
+from prompts.manifest import FrameSpec, Name, Usage, Version
 from training.data import DataConfig
 
 __all__ = [
@@ -30,15 +30,15 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 
 
 class _Config(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TrainConfig(_Config):
     """What both methods are told. Paths are relative to the current folder."""
 
-    name: str = Field(description="the task's name, as the server will list it")
-    version: str = Field("1", description="the bundle's version, any text", coerce_numbers_to_str=True)
-    description: str = ""
+    name: Name = Field(description="the task's name, as the server will list it")
+    version: Version = Field("1", description="the bundle's version", coerce_numbers_to_str=True)
+    description: str = Field("", max_length=4096, description="one line for people")
     model: Path = Field(description="folder of the frozen base model, LLaVA layout")
     out: Path = Field(description="run folder: log, plot, checkpoint, and the bundle")
     bundle: Path | None = Field(None, description="where the bundle goes (default: <out>/bundle)")
@@ -50,7 +50,7 @@ class TrainConfig(_Config):
     batch: int = Field(16, ge=1, description="examples in one forward pass")
     accumulate: int = Field(1, ge=1, description="forward passes in one step")
     warmup: Share = Field(0.03, description="share of the steps over which the learning rate rises")
-    seed: int = 42
+    seed: int = Field(42, ge=0, lt=2**32, description="of order, crops and first values")
     dtype: Dtype = Field("auto", description="of the frozen weights; auto: bfloat16 where the machine has it")
     usage: Usage = Field(default_factory=Usage, description="how the task is asked; goes into the bundle")
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
@@ -63,7 +63,7 @@ class TrainConfig(_Config):
 
 
 class TvpOptions(_Config):
-    """TVP's own settings; λ₁ = λ₂ = 0 is EVP, the baseline."""
+    """TVP's own settings. λ₁ = λ₂ = 0 is EVP, the baseline, and saves a pass through the tower."""
 
     frame: FrameSpec = Field(default_factory=FrameSpec, description="geometry and value range")
     lambda_fca: float = Field(0.005, ge=0.0, description="λ₁, weight of feature consistency alignment")
@@ -76,7 +76,8 @@ class TvpOptions(_Config):
     def _has_a_clip(self) -> "TvpOptions":
         if self.lambda_tse > 0 and self.clip is None:
             raise ValueError(
-                "expected clip: FOLDER for task semantics enrichment, came none; name one or set lambda_tse: 0"
+                "expected clip: FOLDER for task semantics enrichment, came none; name one or set "
+                "lambda_tse: 0"
             )
         return self
 
@@ -97,14 +98,16 @@ class M2ptOptions(_Config):
     mode: Literal["released", "paper"] = Field("released", description="what the language model gets of P_v")
     projector: bool = Field(True, description="train the projector further")
     projector_lr: float | None = Field(None, gt=0, description="its own learning rate (default: lr)")
-    weight_decay: float = Field(0.0, ge=0.0)
-    max_gradient_norm: float = Field(1.0, gt=0)
+    weight_decay: float = Field(0.0, ge=0.0, description="AdamW's")
+    max_gradient_norm: float = Field(1.0, gt=0, description="longer gradients are scaled down to it")
+    max_length: int = Field(1024, ge=1, description="rows of an example, prompts included; answers are cut")
 
     @model_validator(mode="after")
     def _learns_something(self) -> "M2ptOptions":
         if not (self.text_length or self.vision_length or self.projector):
             raise ValueError(
-                "expected something to learn, came text_length 0, vision_length 0, projector false; enable one"
+                "expected something to learn, came text_length 0, vision_length 0, projector false; "
+                "enable one"
             )
         return self
 
@@ -138,54 +141,55 @@ def read_config(kind: type[Config], file: Path, settings: Sequence[str] = ()) ->
     """A config from a YAML file and `key.path=value` settings (values are YAML too).
 
     Raises:
-        ConfigError: no such file, not YAML, or any number of faults in its fields.
+        ConfigError: with every fault: no such file, not YAML, a setting that is none, fields that do not fit.
     """
-    raw = _read_yaml(file)
+    raw, faults = _read_yaml(file)
+    is_readable = not faults
     for setting in settings:
-        _put(raw, setting)
+        faults += _put(raw, setting)
     try:
-        return kind.model_validate(raw)
+        config = kind.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(file, validation_faults(error)) from error
+        raise ConfigError(file, faults + (validation_faults(error) if is_readable else [])) from error
+    if faults:
+        raise ConfigError(file, faults)
+    return config
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def _read_yaml(file: Path) -> tuple[dict[str, Any], list[str]]:
+    """The file's mapping, and what is wrong with it."""
     try:
         raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
-        cure = "correct the path given to --config"
-        raise ConfigError(
-            file,
-            [fault("--config", expected="a readable YAML file", came=error.strerror or "none", cure=cure)],
-        ) from error
+        came, cure = error.strerror or "none", "correct the path given to --config"
+        return {}, [fault("--config", expected="a readable YAML file", came=came, cure=cure)]
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        cure = "correct the file"
-        raise ConfigError(file, [fault("--config", expected="YAML", came=str(error), cure=cure)]) from error
+        return {}, [fault("--config", expected="YAML", came=str(error), cure="correct the file")]
     if not isinstance(raw, dict):
-        cure = "write `key: value` lines"
-        came = type(raw).__name__
-        raise ConfigError(file, [fault("--config", expected="a mapping", came=came, cure=cure)])
-    return raw
+        came, cure = type(raw).__name__, "write `key: value` lines"
+        return {}, [fault("--config", expected="a mapping", came=came, cure=cure)]
+    return raw, []
 
 
-def _put(raw: dict[str, Any], setting: str) -> None:
-    path, equals, value = setting.partition("=")
-    if not equals or not path:
-        cure = "write --set key=value or --set part.key=value"
-        raise ConfigError("--set", [fault("--set", expected="KEY=VALUE", came=setting, cure=cure)])
+def _put(raw: dict[str, Any], setting: str) -> list[str]:
+    """Puts `part.key=value` into `raw`, or says what is wrong with it."""
+    path, equals, text = setting.partition("=")
     *parents, last = path.split(".")
+    if not equals or not all([*parents, last]):
+        cure = "write --set key=value or --set part.key=value"
+        return [fault("--set", expected="KEY=VALUE", came=shown(setting), cure=cure)]
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return [fault(f"--set {path}", expected="a YAML value", came=shown(text), cure="quote it")]
     place = raw
     for parent in parents:
-        inner = place.setdefault(parent, {})
+        inner = place.get(parent)
+        if inner is None:
+            inner = place[parent] = {}
         if not isinstance(inner, dict):
-            cure = "correct the key"
-            raise ConfigError(
-                "--set", [fault(path, expected=f"{parent} to have parts", came="a value", cure=cure)]
-            )
+            expected, cure = f"{parent} to have parts", "correct the key"
+            return [fault(f"--set {path}", expected=expected, came=shown(inner), cure=cure)]
         place = inner
-    try:
-        place[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            "--set", [fault(path, expected="a YAML value", came=value, cure="quote it")]
-        ) from error
+    place[last] = value
+    return []

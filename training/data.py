@@ -7,14 +7,14 @@ them, deterministic in the index, so that a run can be resumed and a test can na
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from prompts.errors import ConfigError
+from prompts.errors import ConfigError, PictureError
 from prompts.faults import fault, shown
 from prompts.picture import decode_picture
 
@@ -29,13 +29,14 @@ __all__ = [
     "make_source",
 ]
 
-PICTURE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"}
+PICTURE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+_FAULTS_GATHERED = 20
 IMAGE_TOKEN = "<image>"
 
 
 @dataclass(frozen=True)
 class Example:
-    """One question about one picture. `choices` are the answers it may be ranked among, `answer` one of them."""
+    """One question about one picture; `answer` is one of the `choices` it may be ranked among."""
 
     picture: Image.Image | None
     question: str
@@ -119,9 +120,7 @@ class ImageFolderSource:
         if not entry.root.is_dir():
             expected, cure = "a folder with one folder per class", "correct the path"
             raise ConfigError("data", [fault("root", expected=expected, came=str(entry.root), cure=cure)])
-        folders = sorted(path for path in entry.root.iterdir() if path.is_dir())
-        by_class = {_class_name(folder): _pictures(folder) for folder in folders}
-        by_class = {name: paths for name, paths in by_class.items() if paths}
+        by_class = _by_class(entry.root)
         if not by_class:
             expected, cure = (
                 "pictures at <class>/<picture>",
@@ -139,45 +138,76 @@ class ImageFolderSource:
 
     def __getitem__(self, index: int, /) -> Example:
         name, path = self._items[index]
-        return Example(decode_picture(path), self._question, name, self.choices)
+        return Example(_read_picture(path), self._question, name, self.choices)
 
 
 class LlavaJsonSource:
     """Question and answer pairs of a LLaVA conversation file; answers only are learned."""
 
     def __init__(self, entry: LlavaJsonData) -> None:
-        self._entry = entry
-        records = _read_records(entry.file)
         items: list[tuple[str | None, str, str]] = []
         faults: list[str] = []
-        for number, record in enumerate(records):
+        for number, record in enumerate(_read_records(entry.file)):
             try:
                 items += _record_pairs(record, entry.turns)
-            except (KeyError, TypeError, ValueError) as error:
+            except ValueError as error:
                 faults.append(f"record {number}: {error}")
-        if faults or not items:
-            raise ConfigError(str(entry.file), faults[:20] or ["no question and answer in it"])
-        self._items = items[: entry.limit]
+        self._folder, self._items = entry.images, items[: entry.limit]
+        faults += self._missing_pictures()
+        if not items and not faults:
+            cure = "name another file"
+            faults.append(fault("file", expected="a question and an answer", came="an empty list", cure=cure))
+        if faults:
+            raise ConfigError(entry.file, faults[:_FAULTS_GATHERED])
 
-    @cached_property
-    def _folder(self) -> Path:
-        return self._entry.images.resolve()
+    @property
+    def without_picture(self) -> int:
+        """Examples that are text alone."""
+        return sum(image is None for image, _, _ in self._items)
+
+    def _missing_pictures(self) -> list[str]:
+        names = dict.fromkeys(image for image, _, _ in self._items if image is not None)
+        missing = (self._folder / name for name in names if not (self._folder / name).is_file())
+        expected, cure = "the picture of each record", "correct `images` or leave the record out"
+        return [
+            fault("images", expected=expected, came=f"no {path}", cure=cure)
+            for path in islice(missing, _FAULTS_GATHERED)
+        ]
 
     def __len__(self) -> int:
         return len(self._items)
 
     def __getitem__(self, index: int, /) -> Example:
         image, question, answer = self._items[index]
-        picture = None if image is None else decode_picture(self._folder / image)
+        picture = None if image is None else _read_picture(self._folder / image)
         return Example(picture, question, answer)
 
 
-def _class_name(folder: Path) -> str:
-    return folder.name.replace("_", " ")
+def _read_picture(path: Path) -> Image.Image:
+    """Raises PictureError with the file's name: of a hundred thousand, the broken one must be found."""
+    try:
+        return decode_picture(path)
+    except PictureError as error:
+        raise PictureError(f"{path}: {error}") from error
+
+
+def _by_class(root: Path) -> dict[str, list[Path]]:
+    """Class name -> its pictures, both sorted; hidden folders and those without pictures left out."""
+    by_class: dict[str, list[Path]] = {}
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != "."):
+        name, pictures = folder.name.replace("_", " "), _pictures(folder)
+        if name in by_class:
+            came, cure = f"two called {name!r}", "rename or merge one (an underscore is read as a space)"
+            raise ConfigError("data", [fault("root", expected="distinct classes", came=came, cure=cure)])
+        if pictures:
+            by_class[name] = pictures
+    return by_class
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    return sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()
+    )
 
 
 def _interleave(by_class: dict[str, list[Path]]) -> list[tuple[str, Path]]:
@@ -185,33 +215,47 @@ def _interleave(by_class: dict[str, list[Path]]) -> list[tuple[str, Path]]:
     return [(name, path) for _, name, path in sorted(ranked)]
 
 
-def _read_records(file: Path) -> list[dict[str, Any]]:
+def _read_records(file: Path) -> list[Any]:
     try:
         records = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        cure = "correct the path"
+    except OSError as error:
+        came, cure = f"{file} ({error.strerror})", "correct the path"
+        raise ConfigError("data", [fault("file", expected="a JSON file", came=came, cure=cure)]) from error
+    except ValueError as error:
         raise ConfigError(
-            "data", [fault("file", expected="a JSON file", came=str(file), cure=cure)]
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(str(file), [f"not JSON: {error}"]) from error
+            "data", [fault("file", expected="JSON", came=f"{file}: {error}", cure="correct it")]
+        ) from error
     if not isinstance(records, list):
-        raise ConfigError(str(file), [f"expected a list of records, came {type(records).__name__}"])
+        came, cure = type(records).__name__, "use LLaVA's conversation format"
+        raise ConfigError("data", [fault("file", expected="a list of records", came=came, cure=cure)])
     return records
 
 
-def _record_pairs(record: dict[str, Any], turns: str) -> list[tuple[str | None, str, str]]:
-    """(image, question, answer) of one record, the `<image>` marker taken out of the question."""
+def _record_pairs(record: Any, turns: str) -> list[tuple[str | None, str, str]]:
+    """(image, question, answer) of one record, the `<image>` marker taken out of the question.
+
+    Raises:
+        ValueError: the record is not in LLaVA's format; says what is wrong.
+    """
     if not isinstance(record, dict):
-        raise TypeError(f"expected an object, came {type(record).__name__}")
-    talk = record.get("conversations")
+        raise ValueError(f"expected an object, came {type(record).__name__}")
+    image, talk = record.get("image"), record.get("conversations")
+    if image is not None and not isinstance(image, str):
+        raise ValueError(f"image: expected one file name, came {shown(image)}")
     if not isinstance(talk, list) or len(talk) < 2:
-        raise ValueError("conversations: expected a list of at least one question and one answer")
-    pairs = []
-    for asked, answered in zip(talk[0::2], talk[1::2], strict=False):
-        given = (asked.get("from"), answered.get("from"))
-        if given != ("human", "gpt"):
-            raise ValueError(f"conversations: expected human, gpt in turn, came {shown(given)}")
-        question = str(asked["value"]).replace(IMAGE_TOKEN, "").strip()
-        pairs.append((record.get("image"), question, str(answered["value"]).strip()))
+        raise ValueError(f"conversations: expected a question and an answer at least, came {shown(talk)}")
+    asked = [_said(message, "human") for message in talk[0::2]]
+    answered = [_said(message, "gpt") for message in talk[1::2]]
+    pairs = [
+        (image, question.replace(IMAGE_TOKEN, "").strip(), answer)
+        for question, answer in zip(asked, answered, strict=False)  # a last question may stand unanswered
+    ]
     return pairs[:1] if turns == "first" else pairs
+
+
+def _said(message: Any, speaker: str) -> str:
+    given = message if isinstance(message, dict) else {}
+    if given.get("from") != speaker or not isinstance(given.get("value"), str):
+        expected = f'{{"from": "{speaker}", "value": text}} in its turn'
+        raise ValueError(f"conversations: expected {expected}, came {shown(message)}")
+    return str(given["value"]).strip()

@@ -1,8 +1,8 @@
 """How well a model answers, without and with a bundle, on transformers.
 
-`ranking`: each candidate is scored by its mean log-likelihood per token after the question; the best one is the
-answer (the paper's measure for classes). `generation`: the greedy answer is compared after normalisation (lower
-case, punctuation, articles, number words).
+`ranking`: each candidate is scored by its mean log-likelihood per token after the question; the best one is
+the answer (the paper's measure for classes). `generation`: the greedy answer is compared after normalisation
+(lower case, punctuation, articles, number words).
 """
 
 import re
@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from prompts.bundle import Bundle
-from prompts.errors import ConfigError
+from prompts.errors import ConfigError, PictureRequiredError
 from prompts.faults import fault
 from prompts.frame import frame_picture
 from prompts.manifest import Usage
@@ -58,6 +59,8 @@ def evaluate(
 
     Raises:
         ConfigError: `ranking` and an example without choices.
+        PictureRequiredError: an example without a picture, and a bundle that only has a frame.
+        UnsupportedError: the bundle has an output layer of its own.
     """
     usage = bundle.manifest.usage if bundle else Usage()
     deep = DeepPrompts.of_bundle(bundle, backbone.device) if bundle else NO_PROMPTS
@@ -66,7 +69,7 @@ def evaluate(
         features = _features(backbone, examples, bundle, deep)
         questions = [backbone.encode_example(example, usage).prompt for example in examples]
         if how == "ranking":
-            said = _ranked(backbone, examples, questions, features, deep)
+            said = _ranked(backbone, examples, questions, features, deep, usage)
         else:
             said = generate(backbone, questions, features=features, deep=deep, max_new_tokens=max_new_tokens)
         for example, answer in zip(examples, said, strict=True):
@@ -89,12 +92,12 @@ def _features(
     backbone: LlavaBackbone, examples: Sequence[Example], bundle: Bundle | None, deep: DeepPrompts
 ) -> Tensor | None:
     """Rows of image features as the server makes them: framed if the bundle has a frame."""
-    import torch
-
     pictures = [example.picture for example in examples if example.picture is not None]
+    frame = bundle.manifest.frame if bundle else None
+    if bundle and frame and bundle.manifest.base_model is None and len(pictures) < len(examples):
+        raise PictureRequiredError(bundle.name)
     if not pictures:
         return None
-    frame = bundle.manifest.frame if bundle else None
     with torch.inference_mode():
         if bundle is None or frame is None or bundle.frame_delta is None:
             return backbone.image_features(backbone.process(pictures), deep)
@@ -108,9 +111,13 @@ def _ranked(
     questions: Sequence[Sequence[int]],
     features: Tensor | None,
     deep: DeepPrompts,
+    usage: Usage,
 ) -> list[str]:
     groups = [_choices(example) for example in examples]
-    ids = [[backbone.encode_answer(example, choice) for choice in _choices(example)] for example in examples]
+    ids = [
+        [backbone.encode_answer(example, choice, usage) for choice in group]
+        for example, group in zip(examples, groups, strict=True)
+    ]
     scores = score_choices(backbone, questions, ids, features=features, deep=deep)
     return [group[int(row.argmax())] for group, row in zip(groups, scores, strict=True)]
 

@@ -9,22 +9,38 @@ from rich.table import Table
 from tqdm import tqdm
 
 from prompts.bundle import Bundle, load_bundle
+from prompts.errors import BaseModelMismatchError
+from prompts.fingerprint import base_model_ref
 from training.backbone import LlavaBackbone
 from training.config import EvaluateConfig
-from training.data import make_source
+from training.data import ExampleSource
 from training.evaluate import Graded, evaluate, score_of
+from training.preflight import open_evaluation
 from training.statistics import Score
 
-__all__ = ["report"]
+__all__ = ["BASE", "report"]
+
+BASE = "base model"
+"""What the model without a bundle is called in the results; no bundle's name has a space in it."""
 
 
 def report(config: EvaluateConfig) -> dict[str, Score]:
-    """Measures, prints the table, writes `results.json` and `answers.jsonl` under `out`; returns the scores."""
+    """Measures, prints the table, writes `results.json` and `answers.jsonl` under `out`.
+
+    Returns:
+        Scores of `BASE` and of the bundle by its name.
+
+    Raises:
+        ConfigError: model or data do not fit the config.
+        BundleError: see `prompts.bundle.load_bundle`.
+        BaseModelMismatchError: the bundle was trained in another checkpoint.
+    """
+    source = open_evaluation(config)
+    bundle = _fitting_bundle(config)
     backbone = LlavaBackbone.load(config.model, dtype=config.dtype)
-    bundles: list[Bundle | None] = [None]
-    if config.bundle is not None:
-        bundles.append(load_bundle(config.bundle))
-    answers = {bundle.name if bundle else "base": _answers(config, backbone, bundle) for bundle in bundles}
+    answers = {BASE: _answers(config, backbone, source, None)}
+    if bundle is not None:
+        answers[bundle.name] = _answers(config, backbone, source, bundle)
     scores = {name: score_of(graded) for name, graded in answers.items()}
     _print(scores, config)
     if config.out is not None:
@@ -32,8 +48,26 @@ def report(config: EvaluateConfig) -> dict[str, Score]:
     return scores
 
 
-def _answers(config: EvaluateConfig, backbone: LlavaBackbone, bundle: Bundle | None) -> list[Graded]:
-    source = make_source(config.data)
+def _fitting_bundle(config: EvaluateConfig) -> Bundle | None:
+    """The bundle to measure, if any: strictly loaded, and trained in this very model (a frame fits any)."""
+    if config.bundle is None:
+        return None
+    bundle = load_bundle(config.bundle)
+    trained_in = bundle.manifest.base_model
+    if trained_in is not None:
+        base = base_model_ref(config.model)
+        for field in ("architecture", "fingerprint"):
+            expected, came = getattr(base, field), getattr(trained_in, field)
+            if expected != came:
+                raise BaseModelMismatchError(
+                    bundle.name, field=f"base_model.{field}", expected=expected, came=came
+                )
+    return bundle
+
+
+def _answers(
+    config: EvaluateConfig, backbone: LlavaBackbone, source: ExampleSource, bundle: Bundle | None
+) -> list[Graded]:
     graded = evaluate(
         backbone,
         source,
@@ -42,7 +76,7 @@ def _answers(config: EvaluateConfig, backbone: LlavaBackbone, bundle: Bundle | N
         batch=config.batch,
         max_new_tokens=config.max_new_tokens,
     )
-    return list(tqdm(graded, total=len(source), desc=bundle.name if bundle else "base"))
+    return list(tqdm(graded, total=len(source), desc=bundle.name if bundle else BASE))
 
 
 def _print(scores: dict[str, Score], config: EvaluateConfig) -> None:

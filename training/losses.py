@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prompts.errors import ConfigError
-from prompts.faults import fault
 from training.pixels import PixelPipeline
+from training.preflight import checkpoint_faults
 
 __all__ = ["ClipJudge", "feature_consistency"]
 
@@ -35,11 +35,11 @@ class ClipJudge:
     def __init__(self, folder: Path, device: torch.device) -> None:
         from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
-        if not (folder / "config.json").is_file():
-            cure = "name a CLIP checkpoint (pico-llava has one in its folder `clip`)"
-            problem = fault("tvp.clip", expected="a folder with a config.json", came=str(folder), cure=cure)
-            raise ConfigError("tvp", [problem])
-        self._clip = CLIPModel.from_pretrained(folder).to(device).eval().requires_grad_(False)
+        faults = checkpoint_faults("tvp.clip", folder, "clip")
+        if faults:
+            raise ConfigError("train", faults)
+        clip = CLIPModel.from_pretrained(folder, dtype=torch.float32)
+        self._clip = clip.to(device).eval().requires_grad_(False)
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
         self._pixels = PixelPipeline.of_processor(AutoImageProcessor.from_pretrained(folder))
         self._known: dict[str, Tensor] = {}
@@ -61,8 +61,9 @@ class ClipJudge:
     def _embedding(self, answer: str) -> Tensor:
         """The caption's unit embedding (d,), computed once per class."""
         if answer not in self._known:
-            ids = self._tokenizer(CAPTION.format(answer=answer), truncation=True, return_tensors="pt")
-            device = self._clip.device
+            longest, device = self._clip.config.text_config.max_position_embeddings, self._clip.device
+            caption = CAPTION.format(answer=answer)
+            ids = self._tokenizer(caption, truncation=True, max_length=longest, return_tensors="pt")
             pooled = self._clip.text_model(
                 input_ids=ids["input_ids"].to(device), attention_mask=ids["attention_mask"].to(device)
             ).pooler_output

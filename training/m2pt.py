@@ -4,7 +4,8 @@ AdamW on the prompts (and the projector), cosine with warm-up, loss on the answe
 frozen; learned tensors are float32 and enter the model in its own dtype.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -13,14 +14,16 @@ from torch import Tensor
 from prompts.bundle import Bundle, save_bundle
 from prompts.deep import xavier_prompts
 from prompts.fingerprint import base_model_ref
-from prompts.manifest import Manifest, TextSpec, VisionSpec
+from prompts.manifest import BaseModelRef, Manifest, TextSpec, VisionSpec
 from training.backbone import DeepPrompts, LlavaBackbone
 from training.batches import examples_of_pass, prepared
-from training.chat import TokenBatch, collate
+from training.chat import Encoded, TokenBatch, collate
 from training.config import M2ptConfig
-from training.data import Example, make_source
+from training.data import Example, ExampleSource
 from training.measure import validation_metrics
-from training.run import Run, provenance
+from training.preflight import open_training
+from training.provenance import provenance
+from training.run import Run
 from training.schedule import cosine_rate
 
 __all__ = ["train_m2pt"]
@@ -34,7 +37,7 @@ class _Batch:
     tokens: TokenBatch
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Learned:
     """The tensors in training, by their names in a bundle."""
 
@@ -70,38 +73,45 @@ def train_m2pt(config: M2ptConfig) -> Bundle:
 
     Raises:
         ConfigError: a path, the data or the resumed run does not fit the config.
+        BaseModelError: the model's weights are no safetensors.
+        PictureError: a file of the data is no picture.
     """
+    inputs, base = open_training(config), base_model_ref(config.model)
     run = Run(config)
+    saved = run.resume()
     backbone = LlavaBackbone.load(config.model, dtype=config.dtype)
     learned = _fresh(config, backbone)
     optimizer = torch.optim.AdamW(learned.groups(), weight_decay=config.m2pt.weight_decay)
-    start = 0
-    if saved := run.resume():
-        start = saved["step"]
+    if saved:
         optimizer.load_state_dict(saved["optimizer"])
         with torch.no_grad():
             for name, tensor in learned.tensors.items():
                 tensor.copy_(saved["tensors"][name])
+    start = saved["step"] if saved else 0
     passes = range(start * config.accumulate, config.steps * config.accumulate)
-    batches = prepared(_batch_maker(config, backbone), passes)
-    for step, bar in run.steps(start):
-        rate = cosine_rate(step, steps=config.steps, warmup=config.warmup)
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * rate
-        total = 0.0
-        for _ in range(config.accumulate):
-            loss = _loss(backbone, next(batches), learned.deep()) / config.accumulate
-            loss.backward()
-            total += loss.item()
-        torch.nn.utils.clip_grad_norm_(learned.tensors.values(), config.m2pt.max_gradient_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        run.log(step, bar, loss=total, lr=config.lr * rate)
-        if run.is_due(step):
-            tensors = {name: tensor.detach().cpu() for name, tensor in learned.tensors.items()}
-            run.save(step, {"tensors": tensors, "optimizer": optimizer.state_dict()})
+    with (
+        closing(prepared(_batch_maker(config, backbone, inputs.data), passes)) as batches,
+        closing(run.steps(start)) as steps,
+    ):
+        for step, bar in steps:
+            rate = cosine_rate(step, steps=config.steps, warmup=config.warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * rate
+            total = 0.0
+            for _ in range(config.accumulate):
+                loss = _loss(backbone, next(batches), learned.deep()) / config.accumulate
+                if loss.requires_grad:  # not where only vision is learned and no example has a picture
+                    loss.backward()
+                total += loss.item()
+            torch.nn.utils.clip_grad_norm_(learned.tensors.values(), config.m2pt.max_gradient_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            run.log(step, bar, loss=total, lr=config.lr * rate)
+            if run.is_due(step):
+                tensors = {name: tensor.detach().cpu() for name, tensor in learned.tensors.items()}
+                run.save(step, {"tensors": tensors, "optimizer": optimizer.state_dict()})
     run.plot()
-    return _write_bundle(config, backbone, learned)
+    return _write_bundle(config, backbone, learned, base=base, validation=inputs.validation)
 
 
 def _fresh(config: M2ptConfig, backbone: LlavaBackbone) -> _Learned:
@@ -126,19 +136,34 @@ def _loss(backbone: LlavaBackbone, batch: _Batch, deep: DeepPrompts) -> Tensor:
     return backbone.answer_loss(batch.tokens.to(backbone.device), features, deep)
 
 
-def _batch_maker(config: M2ptConfig, backbone: LlavaBackbone) -> Callable[[int], _Batch]:
-    source, rows = make_source(config.data), backbone.image_rows(_vision_spec(config, backbone))
+def _batch_maker(
+    config: M2ptConfig, backbone: LlavaBackbone, source: ExampleSource
+) -> Callable[[int], _Batch]:
+    rows = backbone.image_rows(_vision_spec(config, backbone))
 
     def make(number: int) -> _Batch:
         examples = examples_of_pass(source, number=number, batch=config.batch, seed=config.seed)
-        encoded = [backbone.encode_example(example, config.usage) for example in examples]
+        encoded = [
+            _cut(
+                backbone.encode_example(example, config.usage),
+                config,
+                image_rows=rows if example.picture else 0,
+            )
+            for example in examples
+        ]
         tokens = collate(encoded, image_token_id=backbone.chat.image_token_id, image_rows=rows)
         return _Batch(_pixels(backbone, examples), tokens)
 
     return make
 
 
-def _pixels(backbone: LlavaBackbone, examples: list[Example]) -> Tensor | None:
+def _cut(encoded: Encoded, config: M2ptConfig, *, image_rows: int) -> Encoded:
+    """The answer cut to what `max_length` leaves beside prompts, picture and question: one token at least."""
+    room = config.m2pt.max_length - config.m2pt.text_length - len(encoded.prompt) - max(0, image_rows - 1)
+    return Encoded(encoded.prompt, encoded.answer[: max(1, room)])
+
+
+def _pixels(backbone: LlavaBackbone, examples: Sequence[Example]) -> Tensor | None:
     pictures = [example.picture for example in examples if example.picture is not None]
     return backbone.process(pictures) if pictures else None
 
@@ -150,7 +175,14 @@ def _vision_spec(config: M2ptConfig, backbone: LlavaBackbone) -> VisionSpec | No
     return VisionSpec(layers=layers, length=config.m2pt.vision_length, hidden=hidden, mode=config.m2pt.mode)
 
 
-def _write_bundle(config: M2ptConfig, backbone: LlavaBackbone, learned: _Learned) -> Bundle:
+def _write_bundle(
+    config: M2ptConfig,
+    backbone: LlavaBackbone,
+    learned: _Learned,
+    *,
+    base: BaseModelRef,
+    validation: ExampleSource | None,
+) -> Bundle:
     """Prompts in bfloat16, the precision they were used in on most machines; the file stays small."""
     layers, hidden = backbone.text_shape
     length = config.m2pt.text_length
@@ -158,7 +190,7 @@ def _write_bundle(config: M2ptConfig, backbone: LlavaBackbone, learned: _Learned
         name=config.name,
         version=config.version,
         description=config.description,
-        base_model=base_model_ref(config.model, id=config.model.name),
+        base_model=base,
         text=TextSpec(layers=layers, length=length, hidden=hidden) if length else None,
         vision=_vision_spec(config, backbone),
         projector=config.m2pt.projector,
@@ -167,5 +199,5 @@ def _write_bundle(config: M2ptConfig, backbone: LlavaBackbone, learned: _Learned
     )
     tensors = {name: tensor.detach().to("cpu", torch.bfloat16) for name, tensor in learned.tensors.items()}
     bundle = save_bundle(config.bundle_folder, manifest, tensors)
-    metrics = validation_metrics(config, backbone, bundle)
+    metrics = validation_metrics(config, backbone, bundle, validation)
     return save_bundle(config.bundle_folder, manifest.model_copy(update={"metrics": metrics}), tensors)

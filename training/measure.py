@@ -7,17 +7,18 @@ from pydantic import JsonValue
 from prompts.bundle import Bundle
 from training.backbone import LlavaBackbone
 from training.config import TrainConfig
-from training.data import make_source
+from training.data import ExampleSource
 from training.evaluate import How, evaluate, score_of
 
 __all__ = ["validation_metrics"]
 
 
-def validation_metrics(config: TrainConfig, backbone: LlavaBackbone, bundle: Bundle) -> dict[str, JsonValue]:
+def validation_metrics(
+    config: TrainConfig, backbone: LlavaBackbone, bundle: Bundle, source: ExampleSource | None
+) -> dict[str, JsonValue]:
     """Ranking where the examples have choices, else generation; {} without validation data."""
-    if config.validation is None:
+    if source is None:
         return {}
-    source = make_source(config.validation)
     how: How = "ranking" if source[0].choices else "generation"
     base = score_of(list(evaluate(backbone, source, how=how, batch=config.batch)))
     tuned = score_of(list(evaluate(backbone, source, bundle=bundle, how=how, batch=config.batch)))

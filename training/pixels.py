@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prompts.errors import ConfigError
+from prompts.faults import fault
 
 __all__ = ["PixelPipeline"]
 
@@ -45,13 +46,14 @@ class PixelPipeline:
         """
         faults = []
         if getattr(processor, "do_pad", None):
-            faults.append("do_pad: expected false, got true (padding to a square is not supported)")
-        resample = int(processor.resample)
-        if resample not in RESAMPLE_MODES:
-            faults.append(f"resample: expected one of {sorted(RESAMPLE_MODES)}, got {resample}")
-        resize = None
+            cure = "padding to a square is not supported"
+            faults.append(fault("do_pad", expected="false", came="true", cure=cure))
+        resize, resample = None, 3
         if processor.do_resize:
-            resize = _resize_target(_plain_size(processor.size), faults)
+            resize, resample = _resize_target(_plain_size(processor.size), faults), int(processor.resample)
+        if resample not in RESAMPLE_MODES:
+            expected, cure = f"one of {sorted(RESAMPLE_MODES)}", "other filters have no gradient here"
+            faults.append(fault("resample", expected=expected, came=str(resample), cure=cure))
         if faults:
             raise ConfigError(f"image processor {type(processor).__name__}", faults)
         crop = _plain_size(processor.crop_size) if getattr(processor, "do_center_crop", None) else None
@@ -108,7 +110,8 @@ def _resize_target(size: dict[str, int], faults: list[str]) -> tuple[int, int] |
         return size["height"], size["width"]
     if set(size) == {"shortest_edge"}:
         return size["shortest_edge"]
-    faults.append(f"size: expected height and width, or shortest_edge, got {size}")
+    expected, cure = "height and width, or shortest_edge", "other rules are not supported"
+    faults.append(fault("size", expected=expected, came=str(size), cure=cure))
     return None
 
 

@@ -1,14 +1,13 @@
-"""What every training job does beside its loop: progress, log, plot, checkpoint, resume, provenance."""
+"""What every training job does beside its loop: progress, log, plot, checkpoint, resume."""
 
 import json
+import math
+import pickle
 import signal
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,14 @@ import torch
 from tqdm import tqdm
 
 from prompts.errors import ConfigError
-from prompts.faults import fault
-from prompts.manifest import Provenance
+from prompts.faults import fault, shown
 from training.config import TrainConfig
 
-__all__ = ["Run", "provenance"]
+__all__ = ["Run"]
 
 CHECKPOINT_FILE, LOG_FILE, PLOT_FILE = "checkpoint.pt", "log.jsonl", "loss.png"
-_LIBRARIES = ("torch", "transformers", "passepartout-serve")
-_FREE_FIELDS = {"out", "bundle", "checkpoint_every", "log_every"}
+_FREE_FIELDS = {"out", "bundle", "checkpoint_every", "log_every", "version", "description", "validation"}
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Run:
@@ -35,28 +33,34 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._history: list[dict[str, float]] = []
         self._stopping = False
+        self._saved_steps = 0
 
     def resume(self) -> dict[str, Any] | None:
         """The state of an earlier start of the same job, or None.
 
         Raises:
-            ConfigError: the folder holds a checkpoint of another config.
+            ConfigError: the folder holds a checkpoint of another config, or one that cannot be read.
         """
         file = self.folder / CHECKPOINT_FILE
         if not file.is_file():
             (self.folder / LOG_FILE).unlink(missing_ok=True)
             return None
-        saved: dict[str, Any] = torch.load(file, weights_only=True)
-        if saved["config"] != self._identity():
-            cure = f"use another `out` or remove {self.folder}"
-            expected, came = "an empty run folder or one of the same config", "a checkpoint of another config"
-            raise ConfigError("train", [fault("out", expected=expected, came=came, cure=cure)])
+        saved = _read_checkpoint(file)
+        changed = _differences(json.loads(saved["config"]), json.loads(self._identity()))
+        if changed:
+            cure = f"use another `out`, or remove {file} to begin anew"
+            raise ConfigError("train", [f"{one}; {cure}" for one in changed])
+        self._saved_steps = saved["step"]
         self._history = _read_log(self.folder / LOG_FILE, saved["step"])
         print(f"resuming {self.folder} at step {saved['step']} of {self.config.steps}")
         return saved
 
-    def steps(self, start: int) -> Iterator[tuple[int, "tqdm[Any]"]]:
-        """Step numbers with a progress bar; Ctrl-C finishes the step, and the caller saves a checkpoint."""
+    def steps(self, start: int) -> Generator[tuple[int, "tqdm[Any]"], None, None]:
+        """Step numbers with a progress bar.
+
+        Ctrl-C (or SIGTERM) finishes the step, `is_due` then asks for a checkpoint, and KeyboardInterrupt is
+        raised here once it is saved; a second Ctrl-C does not wait. Close the generator to give signals back.
+        """
         with (
             self._interruptible(),
             tqdm(initial=start, total=self.config.steps, desc=self.config.name) as bar,
@@ -64,7 +68,8 @@ class Run:
             for step in range(start, self.config.steps):
                 yield step, bar
                 bar.update()
-                if self._stopping:
+                if self._stopping and self._saved_steps == step + 1:
+                    bar.write(f"stopped after step {step + 1}; the same command goes on from there")
                     raise KeyboardInterrupt
 
     def is_due(self, step: int) -> bool:
@@ -73,7 +78,15 @@ class Run:
         return done % self.config.checkpoint_every == 0 or done == self.config.steps or self._stopping
 
     def log(self, step: int, bar: "tqdm[Any]", **figures: float) -> None:
-        """Shows the figures, and writes a line of the log every `log_every` steps."""
+        """Shows the figures, and writes a line of the log every `log_every` steps.
+
+        Raises:
+            ConfigError: the loss is not finite; nothing learned after it would be worth anything.
+        """
+        if not math.isfinite(figures["loss"]):
+            cure = f"lower lr; the last checkpoint (step {self._saved_steps}) is untouched"
+            came = f"{figures['loss']} at step {step + 1}"
+            raise ConfigError("train", [fault("loss", expected="a finite number", came=came, cure=cure)])
         bar.set_postfix({name: f"{value:.3g}" for name, value in figures.items()})
         if (step + 1) % self.config.log_every == 0 or step in (0, self.config.steps - 1):
             line = {"step": step + 1, **figures, "time": round(time.time(), 2)}
@@ -86,12 +99,15 @@ class Run:
         draft = self.folder / (CHECKPOINT_FILE + ".draft")
         torch.save({"step": step + 1, "config": self._identity(), **state}, draft)
         draft.replace(self.folder / CHECKPOINT_FILE)
+        self._saved_steps = step + 1
 
     def plot(self) -> None:
-        """Draws the log's losses over the steps."""
+        """Draws the log's losses over the steps; nothing where the log is gone."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
+        if not self._history:
+            return
         figure = Figure(figsize=(7, 4), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
@@ -103,6 +119,7 @@ class Run:
         figure.savefig(self.folder / PLOT_FILE, dpi=120)
 
     def _identity(self) -> str:
+        """What decides the trained values, as JSON."""
         return self.config.model_dump_json(exclude=_FREE_FIELDS)
 
     @contextmanager
@@ -110,52 +127,58 @@ class Run:
         if threading.current_thread() is not threading.main_thread():
             yield  # signals belong to the main thread
             return
-
-        def stop(*_: object) -> None:
-            self._stopping = True
-
-        before = signal.signal(signal.SIGINT, stop)
+        before = {number: signal.signal(number, self._stop) for number in _STOP_SIGNALS}
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop(self, *_: object) -> None:
+        if self._stopping:
+            raise KeyboardInterrupt
+        self._stopping = True
 
 
-def provenance(config: TrainConfig, method: str) -> Provenance:
-    """Where a bundle comes from: config, seed, libraries, commit, time."""
-    settings = config.model_dump(mode="json")
-    return Provenance(
-        method=method,
-        data=settings["data"],
-        seed=config.seed,
-        config=settings,
-        libraries={name: found for name in _LIBRARIES if (found := _version(name))},
-        commit=_commit(),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
+def _read_checkpoint(file: Path) -> dict[str, Any]:
+    try:
+        saved = torch.load(file, weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        came, cure = str(error).partition("\n")[0], "remove it; the run then begins anew"
+        problem = fault(str(file), expected="a checkpoint", came=came, cure=cure)
+        raise ConfigError("train", [problem]) from error
+    if not isinstance(saved, dict) or not {"step", "config"} <= saved.keys():
+        cure = "remove it; the run then begins anew"
+        raise ConfigError("train", [fault(str(file), expected="a checkpoint", came="other data", cure=cure)])
+    return saved
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """Each field that two configs do not share, as `field: expected …, came …`."""
+    found = []
+    for name in dict.fromkeys([*before, *now]):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            found.append(f"{prefix}{name}: expected {shown(old)} as the run began, came {shown(new)}")
+    return found
 
 
 def _read_log(file: Path, step: int) -> list[dict[str, float]]:
     """The log up to `step`; later lines (of a start that died before its checkpoint) are dropped."""
     if not file.is_file():
         return []
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    kept = [line for line in lines if line["step"] <= step]
+    lines = [_read_line(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    kept = [line for line in lines if line is not None and line["step"] <= step]
     file.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
     return kept
 
 
-def _version(name: str) -> str | None:
+def _read_line(line: str) -> dict[str, float] | None:
+    """None for the half line of a start that was killed while it wrote."""
     try:
-        return version(name)
-    except PackageNotFoundError:
+        found: dict[str, float] = json.loads(line)
+    except ValueError:
         return None
-
-
-def _commit() -> str | None:
-    """The checkout's commit, where the code runs from one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
+    return found

@@ -1,11 +1,14 @@
 """TVP: a learned frame of pixels around the picture, trained through a frozen model.
 
 Per step: g = gradient of L with respect to the frame; g ← g / (‖g‖₂ + 1e-10) over the whole tensor, masked to
-the free border; delta ← delta − lr · g. L = L_task + λ₁ · FCA − λ₂ · TSE (see `losses.py`). The paper lowers the
-learning rate by a cosine per epoch; here it is per step, since jobs are counted in steps.
+the free border; delta ← delta − lr · g. L = L_task + λ₁ · FCA − λ₂ · TSE (see `losses.py`). The paper lowers
+the learning rate by a cosine per epoch; here it is per step, since jobs are counted in steps.
 """
 
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -19,14 +22,16 @@ from prompts.manifest import FrameSpec, Manifest
 from training.backbone import LlavaBackbone
 from training.batches import examples_of_pass, prepared
 from training.chat import TokenBatch, collate
-from training.config import TvpConfig
-from training.data import Example, make_source
+from training.config import TvpConfig, TvpOptions
+from training.data import Example, ExampleSource
 from training.losses import ClipJudge, feature_consistency
 from training.measure import validation_metrics
-from training.run import Run, provenance
+from training.preflight import open_training
+from training.provenance import provenance
+from training.run import Run
 from training.schedule import cosine_rate
 
-__all__ = ["train_tvp"]
+__all__ = ["descend", "train_tvp"]
 
 _TINY = 1e-10
 
@@ -45,59 +50,68 @@ def train_tvp(config: TvpConfig) -> Bundle:
 
     Raises:
         ConfigError: a path, the data or the resumed run does not fit the config.
+        PictureError: a file of the data is no picture.
     """
-    run, options = Run(config), config.tvp
-    torch.manual_seed(config.seed)
+    clip = config.tvp.clip if config.tvp.lambda_tse else None
+    inputs = open_training(config, clip=clip, pictures=True)
+    run = Run(config)
+    saved = run.resume() or {"step": 0, "delta": torch.zeros(3, *config.tvp.frame.canvas)}
     backbone = LlavaBackbone.load(config.model, dtype=config.dtype)
-    judge = ClipJudge(options.clip, backbone.device) if options.clip and options.lambda_tse else None
-    mask = frame_mask(options.frame).to(backbone.device)
-    saved = run.resume() or {"step": 0, "delta": torch.zeros(3, *options.frame.canvas)}
-    delta = saved["delta"].to(backbone.device)
-    batches = prepared(
-        _batch_maker(config, backbone), range(saved["step"] * config.accumulate, _passes(config))
-    )
-    for step, bar in run.steps(saved["step"]):
-        lr = config.lr * cosine_rate(step, steps=config.steps, warmup=config.warmup)
-        delta.requires_grad_(True)
-        gradient, figures = torch.zeros_like(delta), dict.fromkeys(("loss", "task", "fca", "tse"), 0.0)
-        for _ in range(config.accumulate):
-            losses = _losses(backbone, judge, next(batches), delta)
-            loss = losses["task"] + options.lambda_fca * losses["fca"] - options.lambda_tse * losses["tse"]
-            gradient += torch.autograd.grad(loss, delta)[0] / config.accumulate
-            for name, value in {"loss": loss, **losses}.items():
-                figures[name] += value.item() / config.accumulate
-        delta = descend(delta.detach(), gradient, mask, lr=lr, frame=options.frame)
-        run.log(step, bar, **figures, lr=lr)
-        if run.is_due(step):
-            run.save(step, {"delta": delta.cpu()})
+    judge = ClipJudge(clip, backbone.device) if clip else None
+    delta, mask = saved["delta"].to(backbone.device), frame_mask(config.tvp.frame).to(backbone.device)
+    passes = range(saved["step"] * config.accumulate, config.steps * config.accumulate)
+    with (
+        closing(prepared(_batch_maker(config, backbone, inputs.data), passes)) as batches,
+        closing(run.steps(saved["step"])) as steps,
+    ):
+        for step, bar in steps:
+            lr = config.lr * cosine_rate(step, steps=config.steps, warmup=config.warmup)
+            gradient, figures = torch.zeros_like(delta), dict[str, float]()
+            delta.requires_grad_(True)
+            for _ in range(config.accumulate):
+                losses = _losses(backbone, judge, next(batches), delta, config.tvp)
+                gradient += torch.autograd.grad(losses["loss"], delta)[0] / config.accumulate
+                for name, value in losses.items():
+                    figures[name] = figures.get(name, 0.0) + value.item() / config.accumulate
+            delta = descend(delta.detach(), gradient, mask, lr=lr, frame=config.tvp.frame)
+            run.log(step, bar, **figures, lr=lr)
+            if run.is_due(step):
+                run.save(step, {"delta": delta.cpu()})
     run.plot()
-    return _write_bundle(config, backbone, delta.cpu())
+    return _write_bundle(config, backbone, delta.cpu(), inputs.validation)
 
 
 def descend(delta: Tensor, gradient: Tensor, mask: Tensor, *, lr: float, frame: FrameSpec) -> Tensor:
-    """One normalised step of the frame (3, H, W); zero outside `mask`, in [0, 1] where the range is `unit`."""
+    """One normalised step of the frame (3, H, W); zero outside `mask`, in [0, 1] if the range is `unit`."""
     step = lr * gradient / (gradient.norm() + _TINY)
     moved = torch.where(mask, delta - step, 0.0)
     return moved.clamp(0.0, 1.0) if frame.value_range == "unit" else moved
 
 
 def _losses(
-    backbone: LlavaBackbone, judge: ClipJudge | None, batch: _Batch, delta: Tensor
+    backbone: LlavaBackbone, judge: ClipJudge | None, batch: _Batch, delta: Tensor, options: TvpOptions
 ) -> dict[str, Tensor]:
+    """`loss` and the parts it is made of; a part of weight 0 is not computed."""
     canvas = batch.canvas.to(backbone.device)
     framed = apply_frame(canvas, delta)
     features = backbone.image_features(backbone.pixels(framed))
-    with torch.no_grad():
-        clean = backbone.image_features(backbone.pixels(canvas))
-    return {
-        "task": backbone.answer_loss(batch.tokens.to(backbone.device), features),
-        "fca": feature_consistency(features, clean),
-        "tse": judge.semantics(framed, batch.answers) if judge else delta.new_zeros(()),
-    }
+    loss = task = backbone.answer_loss(batch.tokens.to(backbone.device), features)
+    parts = {"task": task}
+    if options.lambda_fca:
+        with torch.no_grad():
+            clean = backbone.image_features(backbone.pixels(canvas))
+        parts["fca"] = feature_consistency(features, clean)
+        loss = loss + options.lambda_fca * parts["fca"]
+    if judge is not None:
+        parts["tse"] = judge.semantics(framed, batch.answers)
+        loss = loss - options.lambda_tse * parts["tse"]
+    return {"loss": loss, **parts}
 
 
-def _batch_maker(config: TvpConfig, backbone: LlavaBackbone):  # type: ignore[no-untyped-def]
-    source, rows = make_source(config.data), backbone.image_rows()
+def _batch_maker(
+    config: TvpConfig, backbone: LlavaBackbone, source: ExampleSource
+) -> Callable[[int], _Batch]:
+    rows = backbone.image_rows()
 
     def make(number: int) -> _Batch:
         examples = examples_of_pass(source, number=number, batch=config.batch, seed=config.seed)
@@ -112,38 +126,31 @@ def _batch_maker(config: TvpConfig, backbone: LlavaBackbone):  # type: ignore[no
 
 def _fitted(example: Example, config: TvpConfig, generator: torch.Generator) -> Tensor:
     """One picture on the canvas, cropped and mirrored at random where the config says so."""
-    options = config.tvp
-    picture = _picture(example)
-    crop: tuple[int, int] | str = "centre"
+    options, picture = config.tvp, _picture(example)
+    crop: Literal["centre"] | tuple[int, int] = "centre"
     if options.random_crop:
         width, height = resized_size(picture.size, options.frame)
-        crop = (
-            _below(width - options.frame.inner, generator),
-            _below(height - options.frame.inner, generator),
-        )
+        inner = options.frame.inner
+        crop = _up_to(width - inner, generator), _up_to(height - inner, generator)
     flip = options.flip and bool(torch.rand((), generator=generator) < 0.5)
-    return fit_picture(picture, options.frame, crop=crop, flip=flip)  # type: ignore[arg-type]
+    return fit_picture(picture, options.frame, crop=crop, flip=flip)
 
 
-def _below(limit: int, generator: torch.Generator) -> int:
+def _up_to(limit: int, generator: torch.Generator) -> int:
     return int(torch.randint(0, limit + 1, (), generator=generator))
 
 
 def _picture(example: Example) -> Image.Image:
     if example.picture is None:
+        expected = "a picture in every example (TVP is a frame around it)"
         cure = "leave such examples out, or train M²PT"
-        problem = fault(
-            "data", expected="a picture in every example (TVP is a frame around it)", came="text", cure=cure
-        )
-        raise ConfigError("tvp", [problem])
+        raise ConfigError("train", [fault("data", expected=expected, came="text alone", cure=cure)])
     return example.picture
 
 
-def _passes(config: TvpConfig) -> int:
-    return config.steps * config.accumulate
-
-
-def _write_bundle(config: TvpConfig, backbone: LlavaBackbone, delta: Tensor) -> Bundle:
+def _write_bundle(
+    config: TvpConfig, backbone: LlavaBackbone, delta: Tensor, validation: ExampleSource | None
+) -> Bundle:
     manifest = Manifest(
         name=config.name,
         version=config.version,
@@ -154,5 +161,5 @@ def _write_bundle(config: TvpConfig, backbone: LlavaBackbone, delta: Tensor) -> 
     )
     tensors = {"frame.delta": delta}
     bundle = save_bundle(config.bundle_folder, manifest, tensors)
-    metrics = validation_metrics(config, backbone, bundle)
+    metrics = validation_metrics(config, backbone, bundle, validation)
     return save_bundle(config.bundle_folder, manifest.model_copy(update={"metrics": metrics}), tensors)

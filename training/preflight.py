@@ -1,0 +1,107 @@
+"""What can be known before a job starts, found at once: paths that lead somewhere, data in its layout.
+
+Hours of training must not end in a fault that the config showed from the beginning.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from prompts.errors import ConfigError
+from prompts.faults import fault
+from training.config import EvaluateConfig, TrainConfig
+from training.data import DataConfig, ExampleSource, LlavaJsonSource, make_source
+
+__all__ = ["Inputs", "checkpoint_faults", "open_evaluation", "open_training"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The examples a training job reads."""
+
+    data: ExampleSource
+    validation: ExampleSource | None
+
+
+def open_training(config: TrainConfig, *, clip: Path | None = None, pictures: bool = False) -> Inputs:
+    """Opens a training job's data and looks at each path the config names.
+
+    Args:
+        clip: folder of the CLIP that the job will ask, if any.
+        pictures: every example must have a picture.
+
+    Raises:
+        ConfigError: with every fault of model, CLIP, data, validation, run folder and bundle folder.
+    """
+    faults = checkpoint_faults("model", config.model, "llava") + _target_faults(config)
+    if clip is not None:
+        faults += checkpoint_faults("tvp.clip", clip, "clip")
+    entries = {"data": config.data}
+    if config.validation is not None:
+        entries["validation"] = config.validation
+    sources = _open(entries, faults, pictures=pictures)
+    if faults:
+        raise ConfigError("train", faults)
+    return Inputs(sources["data"], sources.get("validation"))
+
+
+def open_evaluation(config: EvaluateConfig) -> ExampleSource:
+    """Opens the examples to measure on.
+
+    Raises:
+        ConfigError: with every fault of model and data.
+    """
+    faults = checkpoint_faults("model", config.model, "llava")
+    sources = _open({"data": config.data}, faults, pictures=False)
+    if faults:
+        raise ConfigError("evaluate", faults)
+    return sources["data"]
+
+
+def checkpoint_faults(field: str, folder: Path, kind: str) -> list[str]:
+    """Why `folder` is no checkpoint of `kind` (`model_type` of its config.json); [] where it is one."""
+    expected = f"a checkpoint folder of type {kind}"
+    cure = "`passepartout model build pico-llava` makes one" + (", in its folder clip" * (kind == "clip"))
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return [fault(field, expected=expected, came=f"{folder} without a readable config.json", cure=cure)]
+    came = found.get("model_type") if isinstance(found, dict) else None
+    return [] if came == kind else [fault(field, expected=expected, came=f"type {came}", cure=cure)]
+
+
+def _open(
+    entries: Mapping[str, DataConfig], faults: list[str], *, pictures: bool
+) -> dict[str, ExampleSource]:
+    """The source of each field; what is wrong with them is added to `faults`."""
+    sources = {}
+    for field, entry in entries.items():
+        try:
+            sources[field] = make_source(entry)
+        except ConfigError as error:
+            faults += [f"{field}: {one}" for one in error.faults]
+            continue
+        if pictures:
+            faults += _picture_faults(field, sources[field])
+    return sources
+
+
+def _picture_faults(field: str, source: ExampleSource) -> list[str]:
+    lacking = source.without_picture if isinstance(source, LlavaJsonSource) else 0
+    if not lacking:
+        return []
+    expected, came = "a picture in every example (TVP is a frame around it)", f"{lacking} without"
+    return [fault(field, expected=expected, came=came, cure="leave them out, or train M²PT")]
+
+
+def _target_faults(config: TrainConfig) -> list[str]:
+    faults = []
+    if config.out.exists() and not config.out.is_dir():
+        faults.append(fault("out", expected="a folder", came=str(config.out), cure="name another place"))
+    target = config.bundle_folder
+    foreign = target.is_dir() and any(target.iterdir()) and not (target / "bundle.json").is_file()
+    if foreign or target.is_file():
+        expected = "a new folder or a bundle to replace"
+        faults.append(fault("bundle", expected=expected, came=str(target), cure="name another place"))
+    return faults

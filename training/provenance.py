@@ -1,0 +1,45 @@
+"""Where a bundle comes from: config, seed, libraries, commit, time."""
+
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from prompts.manifest import Provenance
+from training.config import TrainConfig
+
+__all__ = ["provenance"]
+
+_LIBRARIES = ("torch", "transformers", "passepartout-serve")
+
+
+def provenance(config: TrainConfig, method: str) -> Provenance:
+    """What a job writes about itself into its bundle."""
+    settings = config.model_dump(mode="json")
+    return Provenance(
+        method=method,
+        data=settings["data"],
+        seed=config.seed,
+        config=settings,
+        libraries={name: found for name in _LIBRARIES if (found := _version(name))},
+        commit=_commit(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The checkout's commit, where the code runs from one (not of a repository that only holds its venv)."""
+    here = Path(__file__)
+    command = ["git", "-C", str(here.parent), "rev-parse", "HEAD", f"HEAD:./{here.name}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.split()[0]
