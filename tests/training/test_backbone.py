@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
@@ -19,25 +18,11 @@ from tests.engine.tiny_llava import (
     make_tiny_llava,
 )
 from tests.engine.tiny_tasks import make_task
+from tests.training.conftest import random_picture
 from training.backbone import DeepPrompts, LlavaBackbone
 from training.chat import Encoded, collate
 
 QUESTION = "what digit is this?"
-
-
-def picture(seed: int = 0, size: tuple[int, int] = (70, 60)) -> Image.Image:
-    levels = torch.randint(0, 256, (size[1], size[0], 3), generator=torch.Generator().manual_seed(seed))
-    return Image.fromarray(levels.to(torch.uint8).numpy())
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_llava(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def tiny(folder: Path) -> LlavaBackbone:
-    return LlavaBackbone.load(folder, dtype="float32", device="cpu")
 
 
 def prompts(*shape: int, seed: int = 3, scale: float = 1.0) -> Tensor:
@@ -50,7 +35,7 @@ def batch_of(tiny: LlavaBackbone, answers: list[str], rows: int):
 
 
 def test_without_prompts_the_logits_are_transformers_own(tiny: LlavaBackbone) -> None:
-    pixels = tiny.process([picture()])
+    pixels = tiny.process([random_picture(0)])
     batch = batch_of(tiny, ["seven"], PATCHES)
     with torch.no_grad():
         hidden = tiny.hidden_states(tiny.embed(batch, tiny.image_features(pixels)))
@@ -64,7 +49,7 @@ def test_without_prompts_the_logits_are_transformers_own(tiny: LlavaBackbone) ->
 def test_image_features_are_transformers_own(tmp_path: Path, tower: str, layer: int | list[int]) -> None:
     folder = make_tiny_llava(tmp_path, tower=tower, vision_feature_layer=layer)
     backbone = LlavaBackbone.load(folder, dtype="float32", device="cpu")
-    pixels = backbone.process([picture(0), picture(1)])
+    pixels = backbone.process([random_picture(0), random_picture(1)])
     with torch.no_grad():
         own = torch.stack(backbone.model.get_image_features(pixels).pooler_output)
         torch.testing.assert_close(backbone.image_features(pixels), own, atol=1e-5, rtol=1e-5)
@@ -73,14 +58,14 @@ def test_image_features_are_transformers_own(tmp_path: Path, tower: str, layer: 
 @pytest.mark.parametrize("mode", ["released", "paper"])
 @pytest.mark.parametrize(("text", "vision", "projector"), [(4, 0, False), (0, 3, False), (4, 3, True)])
 def test_the_first_token_is_the_oracles(
-    tmp_path: Path, folder: Path, tiny: LlavaBackbone, mode, text: int, vision: int, projector: bool
+    tmp_path: Path, tiny_folder: Path, tiny: LlavaBackbone, mode, text: int, vision: int, projector: bool
 ) -> None:
     bundle = make_task(
-        tmp_path, "t", folder, seed=5, text=text, vision=vision, mode=mode, projector=projector
+        tmp_path, "t", tiny_folder, seed=5, text=text, vision=vision, mode=mode, projector=projector
     )
     deep = DeepPrompts.of_bundle(bundle, tiny.device)
     with torch.no_grad():
-        features = tiny.image_features(tiny.process([picture()]), deep)
+        features = tiny.image_features(tiny.process([random_picture(0)]), deep)
         rendered = tiny.chat.render(QUESTION, picture=True)
         question = tiny.chat.encode(rendered, "x").prompt
         batch = collate(
@@ -88,9 +73,9 @@ def test_the_first_token_is_the_oracles(
         )
         hidden = tiny.hidden_states(tiny.embed(batch, features), deep)
         ours = tiny.model.lm_head(hidden[0, -1]).log_softmax(-1)
-        oracle = Oracle(folder)
+        oracle = Oracle(tiny_folder)
         left = rendered.removeprefix("<s>")  # the oracle's tokenizer puts it there itself
-        theirs = oracle.answer(left, [picture()], bundle, tokens=1).logprobs
+        theirs = oracle.answer(left, [random_picture(0)], bundle, tokens=1).logprobs
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
@@ -102,7 +87,7 @@ def test_text_prompts_are_an_input_independent_prefix_of_keys_and_values(tiny: L
     batch = batch_of(tiny, ["seven"], PATCHES)
     decoder = tiny.model.model.language_model
     with torch.no_grad():
-        features = tiny.image_features(tiny.process([picture()]))
+        features = tiny.image_features(tiny.process([random_picture(0)]))
         rows = tiny.embed(batch, features)
         cache = DynamicCache()
         hidden = tiny.hidden_states(rows, DeepPrompts(text=text), cache)
@@ -126,7 +111,7 @@ def test_rows_per_picture(tiny: LlavaBackbone, mode, rows: int) -> None:
     spec = VisionSpec(layers=VISION_LAYERS, length=3, hidden=VISION_HIDDEN, mode=mode)
     deep = DeepPrompts(vision=prompts(VISION_LAYERS, 3, VISION_HIDDEN), vision_mode=mode)
     with torch.no_grad():
-        assert tiny.image_features(tiny.process([picture()]), deep).shape == (1, rows, HIDDEN)
+        assert tiny.image_features(tiny.process([random_picture(0)]), deep).shape == (1, rows, HIDDEN)
     assert tiny.image_rows(spec) == rows
     assert tiny.image_rows() == PATCHES
 
@@ -135,7 +120,7 @@ def test_released_mode_hands_over_constants_of_the_last_prompt_but_its_first_row
     """Layer -2 is read after the overwrite: the rows are projector(prompts[-1][1:]), whatever the picture."""
     vision = prompts(VISION_LAYERS, 3, VISION_HIDDEN)
     deep = DeepPrompts(vision=vision)
-    features = tiny.image_features(tiny.process([picture(0), picture(1)]), deep)
+    features = tiny.image_features(tiny.process([random_picture(0), random_picture(1)]), deep)
     expected = tiny.projector(vision[-1][1:])
     for one in features:
         torch.testing.assert_close(one[:2], expected)
@@ -163,7 +148,7 @@ def test_padding_changes_no_loss(tiny: LlavaBackbone) -> None:
     answers = ["seven", "a heron by the water"]
     text = DeepPrompts(text=prompts(LAYERS, 3, HIDDEN))
     with torch.no_grad():
-        features = tiny.image_features(tiny.process([picture(0), picture(1)]))
+        features = tiny.image_features(tiny.process([random_picture(0), random_picture(1)]))
         both = tiny.answer_loss(batch_of(tiny, answers, PATCHES), features, text)
         alone, tokens = [], []
         for index, answer in enumerate(answers):
