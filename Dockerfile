@@ -11,7 +11,7 @@ ARG GPU_BASE=nvidia/cuda:13.0.2-devel-ubuntu24.04
 
 # What decides the installed packages, apart from the code, so that a change of code installs nothing again.
 FROM scratch AS manifest
-COPY pyproject.toml constraints.txt LICENSE NOTICE passepartout_torchvision.* /
+COPY pyproject.toml constraints.txt LICENSE NOTICE passepartout_torch.* /
 COPY deploy/install.sh /deploy/
 
 FROM scratch AS source

@@ -1,4 +1,4 @@
-"""The torchvision cure: alive in every process, idle until torchvision is imported, silent where ops load."""
+"""The cure of torchvision and torchaudio: in every process, idle until needed, silent where they load."""
 
 import json
 import os
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import cloudpickle
 import pytest
+
+import passepartout_torch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,21 +25,21 @@ def run_python(code: str, *flags: str) -> object:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_a_fresh_interpreter_has_the_finder_and_neither_torch_nor_torchvision() -> None:
+def test_a_fresh_interpreter_has_the_finder_and_none_of_torchs_packages() -> None:
     state = run_python(
         "report([getattr(f, '__name__', '') for f in sys.meta_path][:1] + "
-        "[name in sys.modules for name in ('torch', 'torchvision')])"
+        "[name in sys.modules for name in ('torch', 'torchvision', 'torchaudio')])"
     )
-    assert state == ["TorchvisionFinder", False, False]
+    assert state == ["CompanionFinder", False, False, False]
 
 
 def test_starting_it_imports_nothing_else() -> None:
     added = run_python(
-        f"sys.path.insert(0, {str(ROOT)!r}); before = set(sys.modules); import passepartout_torchvision\n"
+        f"sys.path.insert(0, {str(ROOT)!r}); before = set(sys.modules); import passepartout_torch\n"
         "report(sorted(set(sys.modules) - before))",
         "-S",
     )
-    assert added == ["passepartout_torchvision"]
+    assert added == ["passepartout_torch"]
 
 
 def test_torchvision_transforms_a_float_tensor_and_keeps_what_lies_outside_0_and_1() -> None:
@@ -57,7 +59,7 @@ def test_nms_is_declared_whether_or_not_it_can_run() -> None:
 def test_nothing_is_declared_where_the_library_loads() -> None:
     """torch's own libc10 stands for a torchvision library that fits."""
     state = run_python(
-        "import pathlib, torch, passepartout_torchvision as cure\n"
+        "import pathlib, torch, passepartout_torch as cure\n"
         "library = pathlib.Path(torch.__file__).parent / 'lib' / 'libc10.so'\n"
         "declared = cure.declare_missing_ops(str(library))\n"
         "report([library.is_file(), declared, len(cure._kept), hasattr(torch.ops.torchvision, 'nms')])"
@@ -68,11 +70,39 @@ def test_nothing_is_declared_where_the_library_loads() -> None:
 @pytest.mark.parametrize("library", ["None", "'/nowhere/_C.so'"])
 def test_the_schemas_are_declared_once_where_no_library_loads(library: str) -> None:
     state = run_python(
-        "import torch, passepartout_torchvision as cure\n"
+        "import torch, passepartout_torch as cure\n"
         f"twice = [cure.declare_missing_ops({library}) for _ in range(2)]\n"
         "report([twice, len(cure._kept), [hasattr(torch.ops.torchvision, n) for n in ('nms', 'qnms')]])"
     )
     assert state == [[True, True], 1, [True, True]]
+
+
+def test_torchaudio_can_be_imported_and_so_can_what_transformers_does_with_it() -> None:
+    assert (
+        run_python("import torchaudio, transformers.audio_utils\nreport(torchaudio.__name__)") == "torchaudio"
+    )
+
+
+def test_torchcodec_loads_or_fails_as_vllm_expects() -> None:
+    """Without ffmpeg it raises a RuntimeError itself, which vLLM expects as well."""
+    loaded = run_python(
+        "try:\n    import torchcodec\nexcept (ImportError, RuntimeError) as error:\n"
+        "    report(type(error).__name__)\nelse:\n    report('loaded')"
+    )
+    assert loaded in {"loaded", "ImportError", "RuntimeError"}
+
+
+def test_a_library_that_does_not_load_is_one_that_is_not_there() -> None:
+    def load(name: str) -> bool:
+        if name == "broken":
+            raise OSError("libcudart.so.13: cannot open shared object file")
+        return name == "good"
+
+    assert [passepartout_torch.or_none(load)(name) for name in ("good", "missing", "broken")] == [
+        True,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.engine
