@@ -148,12 +148,12 @@ def report(console: Console, rows: Sequence[Row], out: Path, minutes: float) -> 
         title=f"Held-out pictures over HTTP, n = {rows[0].base.n} each, 95 % intervals "
         f"({minutes:.1f} minutes in all)"
     )
-    for heading in ("task", "method", "trained values", "base", "with the task", "gain", "digest"):
+    for heading in ("task", "method", "trained values", "base, %", "with the task, %", "gain", "digest"):
         table.add_column(heading, justify="left" if heading in ("task", "method", "digest") else "right")
     for row in rows:
-        gain = f"{100 * (row.tuned.accuracy - row.base.accuracy):+.0f} points"
+        gain = f"{100 * (row.tuned.accuracy - row.base.accuracy):+.0f}"
         cells = [row.task, row.method, f"{row.trained_values:,}", str(row.base), str(row.tuned)]
-        table.add_row(*cells, gain if row.clearly_better else gain + " (within noise)", row.digest[:12])
+        table.add_row(*cells, gain if row.clearly_better else gain + " (noise)", row.digest[:8])
     console.print(table)
     written = {"minutes": round(minutes, 1), "tasks": [asdict(row) for row in rows]}
     (out / "demo.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")

@@ -29,6 +29,9 @@ def running_server(*, model: Path, tasks: Path, port: int, log: Path) -> Iterato
     """
     command = [sys.executable, "-m", "passepartout", "serve", "--model", str(model), "--tasks", str(tasks)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "1024", "--max-num-seqs", "16"]
+    command.append(
+        "--enforce-eager"
+    )  # compiling takes longer than the few hundred questions of a demo would gain
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
     try:

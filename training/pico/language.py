@@ -62,12 +62,12 @@ _CHAT_QUESTIONS = (
 class LanguageRecipe:
     """Stage 2's settings; the defaults made the weights in this repository."""
 
-    steps: int = 1400
-    batch: int = 16
+    steps: int = 700
+    batch: int = 8
     projector_lr: float = 1e-3
-    update_lr: float = 1e-3
+    update_lr: float = 2e-3
     rank: int = 8
-    several_share: float = 0.25
+    several_share: float = 0.2
     seed: int = 1_000_001
 
 
@@ -183,6 +183,7 @@ def train_language(recipe: LanguageRecipe, tower_file: Path, state_file: Path) -
     conversations = Conversations(language_tokenizer())
     model = language_model().requires_grad_(False)
     chats = own_answers(model, conversations)
+    model.set_attn_implementation("eager")  # its backward pass is faster than sdpa's at 90 tokens on a CPU
     updates = attach_updates(model, recipe.rank)
     optimizer = torch.optim.AdamW(
         [
