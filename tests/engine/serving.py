@@ -164,7 +164,7 @@ def start_llm(model: Path, cache: Path, **options: Any) -> Iterator[Any]:
     """vLLM's `LLM`, its engine in a process of its own; stopped at the end. `cache`: for what it compiles."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("VLLM_CACHE_ROOT", str(cache))
-        environment.setenv("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
+        environment.setenv("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         environment.setenv("VLLM_LOGGING_LEVEL", "WARNING")
         environment.delenv("VLLM_PLUGINS", raising=False)  # all plugins load, as by default
         from vllm import LLM
