@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
+from prompts.errors import ConfigError
 from training.losses import CAPTION, ClipJudge, feature_consistency
 
 
@@ -54,3 +55,8 @@ def test_task_semantics_reach_the_pixels(tiny_clip: Path) -> None:
     judge = ClipJudge(tiny_clip, torch.device("cpu"))
     (gradient,) = torch.autograd.grad(judge.semantics(framed, ["seven"]), framed)
     assert gradient.abs().max() > 0
+
+
+def test_a_checkpoint_that_is_no_clip_is_refused(tiny_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tvp\.clip: expected a .* of type clip, came type llava"):
+        ClipJudge(tiny_folder, torch.device("cpu"))

@@ -11,6 +11,8 @@ PROCESSORS = {
     "clip up": CLIPImageProcessor(size={"shortest_edge": 96}, crop_size={"height": 96, "width": 96}),
     "clip down": CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 40}),
     "crop beyond the picture": CLIPImageProcessor(size={"shortest_edge": 40}, crop_size=61),
+    "clip 224": CLIPImageProcessor(),
+    "nearest": CLIPImageProcessor(size={"shortest_edge": 40}, crop_size=40, resample=0),
     "siglip": SiglipImageProcessor(size={"height": 56, "width": 42}),
     "bilinear": SiglipImageProcessor(size={"height": 30, "width": 42}, resample=2),
     "as it is": CLIPImageProcessor(do_resize=False, do_center_crop=False),
@@ -21,7 +23,7 @@ PROCESSORS = {
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
-@pytest.mark.parametrize("shape", [(64, 64), (64, 80), (81, 64)])
+@pytest.mark.parametrize("shape", [(64, 64), (64, 80), (81, 64), (224, 224)])
 def test_equals_the_processor_on_values_of_any_range(name: str, shape: tuple[int, int]) -> None:
     """Tolerance of issue 2: 1e-5. A frame leaves [0, 1] by far, so the values do."""
     canvas = 4 * torch.rand(2, 3, *shape, generator=torch.Generator().manual_seed(0)) - 1.5
