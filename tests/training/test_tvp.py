@@ -1,0 +1,182 @@
+"""TVP: the step, the gradient through the model's own preprocessing, EVP, and losses pinned."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+from prompts.bundle import load_bundle
+from prompts.errors import ConfigError
+from prompts.frame import apply_frame, fit_picture, frame_mask
+from prompts.manifest import FrameSpec
+from tests.engine.tiny_llava import PATCHES
+from tests.training.conftest import random_picture
+from tests.training.jobs import FRAME, QUESTION, make_llava_json, tvp_job
+from training.backbone import LlavaBackbone
+from training.batches import examples_of_pass
+from training.chat import collate
+from training.data import Example, make_source
+from training.preflight import open_training
+from training.tvp import descend, train_tvp
+
+SPEC = FrameSpec(**FRAME)
+MASK = frame_mask(SPEC)
+IN_ORDER = {"random_crop": False, "flip": False}
+
+# Losses of three steps on the tiny model (seed 0), float32, torch 2.13 CPU, computed by this test.
+PINNED_EVP = [5.7321, 5.5922, 5.2099]
+PINNED_TVP = {
+    "loss": [5.8008, 5.7775, 5.3752],
+    "task": [5.7321, 5.5925, 5.215],
+    "fca": [0.0, 2.1427, 2.2432],
+    "tse": [-6.8685, -7.7861, -4.8036],
+}
+
+
+def noise(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def log_of(folder: Path) -> dict[str, list[float]]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return {name: [line[name] for line in lines] for name in lines[0]}
+
+
+def test_a_step_is_the_normalised_gradient_on_the_border() -> None:
+    gradient, delta = noise(0, 3, 64, 64), noise(1, 3, 64, 64) * MASK
+    moved = descend(delta, gradient, MASK, lr=10.0, frame=SPEC)
+    expected = delta - 10 * gradient / gradient.square().sum().sqrt()
+    assert torch.equal(moved * ~MASK, torch.zeros(3, 64, 64))
+    torch.testing.assert_close(moved * MASK, expected * MASK)
+    assert moved.min() < -2  # nothing is clipped
+
+
+def test_the_norm_counts_the_gradient_under_the_picture_too() -> None:
+    gradient = torch.ones(3, 64, 64)
+    moved = descend(torch.zeros(3, 64, 64), gradient, MASK, lr=1.0, frame=SPEC)
+    assert moved[:, 0, 0].tolist() == pytest.approx([-1 / (3 * 64 * 64) ** 0.5] * 3)
+
+
+def test_no_gradient_moves_nothing() -> None:
+    delta = noise(1, 3, 64, 64) * MASK
+    assert torch.equal(descend(delta, torch.zeros(3, 64, 64), MASK, lr=10.0, frame=SPEC), delta)
+
+
+def test_the_unit_range_is_projected_to() -> None:
+    unit = FrameSpec(**FRAME, value_range="unit")
+    free = descend(torch.zeros(3, 64, 64), noise(0, 3, 64, 64), MASK, lr=100.0, frame=SPEC)
+    held = descend(torch.zeros(3, 64, 64), noise(0, 3, 64, 64), MASK, lr=100.0, frame=unit)
+    assert free.max() > 1
+    assert free.min() < 0
+    assert torch.equal(held, free.clamp(0, 1))
+
+
+def test_the_losss_gradient_is_that_of_finite_differences(tiny_folder: Path) -> None:
+    """Through frame, resize, crop, normalisation, tower, projector and language model, in float64."""
+    model = LlavaForConditionalGeneration.from_pretrained(tiny_folder, dtype=torch.float64)
+    backbone = LlavaBackbone(model, AutoProcessor.from_pretrained(tiny_folder))
+    canvas = fit_picture(random_picture(0), SPEC)[None].double()
+    encoded = backbone.chat.encode(backbone.chat.render(QUESTION, picture=True), "a heron")
+    batch = collate([encoded], image_token_id=backbone.chat.image_token_id, image_rows=PATCHES)
+
+    def loss(delta: Tensor) -> Tensor:
+        pixels = backbone.pixels(apply_frame(canvas, delta))
+        return backbone.answer_loss(batch, backbone.image_features(pixels))
+
+    delta = (0.5 * noise(2, 3, 64, 64) * MASK).double().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(delta), delta)
+    for direction in (gradient, gradient.sign() * noise(3, 3, 64, 64).abs()):
+        step = 0.01 * direction / direction.norm()
+        with torch.no_grad():
+            slope = (loss(delta + step) - loss(delta - step)) / 2
+        assert slope.item() == pytest.approx((gradient * step).sum().item(), rel=0.01)
+
+
+def test_evp_is_the_plain_task_loss(tiny_folder: Path, picture_folder: Path, tmp_path: Path) -> None:
+    """λ₁ = λ₂ = 0: the first loss is the frozen model's own on the padded pictures, and all there is."""
+    config = tvp_job(tiny_folder, picture_folder, tmp_path / "out", IN_ORDER, steps=1)
+    train_tvp(config)
+    log = log_of(config.out)
+    assert set(log) == {"step", "loss", "task", "lr", "time"}
+    assert log["loss"] == log["task"]
+
+    model = LlavaForConditionalGeneration.from_pretrained(tiny_folder, dtype=torch.float32)
+    processor = AutoProcessor.from_pretrained(tiny_folder)
+    examples = examples_of_pass(make_source(config.data), number=0, batch=2, seed=42)
+    sums = [own_loss(model, processor, example) for example in examples]
+    expected = sum(total for total, _ in sums) / sum(tokens for _, tokens in sums)
+    assert log["loss"][0] == pytest.approx(expected, rel=1e-5)
+
+
+@torch.no_grad()
+def own_loss(model: Any, processor: Any, example: Example) -> tuple[float, int]:
+    """Summed cross-entropy of answer and end token by transformers alone, and how many tokens that is."""
+    assert example.picture is not None
+    talk = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
+    asked = processor.apply_chat_template(talk, add_generation_prompt=True).replace(
+        "<image>", "<image>" * PATCHES
+    )
+    tokenizer = processor.tokenizer
+    prompt = tokenizer(asked, add_special_tokens=False)["input_ids"]
+    whole = tokenizer(f"{asked} {example.answer}</s>", add_special_tokens=False)["input_ids"]
+    assert whole[: len(prompt)] == prompt
+    pixels = processor.image_processor(
+        fit_picture(example.picture, SPEC), do_rescale=False, return_tensors="pt"
+    )["pixel_values"]
+    labels = torch.tensor([[-100] * len(prompt) + whole[len(prompt) :]])
+    loss = model(input_ids=torch.tensor([whole]), pixel_values=pixels, labels=labels).loss.item()
+    tokens = len(whole) - len(prompt)
+    return loss * tokens, tokens
+
+
+def test_pinned_losses_of_evp(tiny_folder: Path, picture_folder: Path, tmp_path: Path) -> None:
+    config = tvp_job(tiny_folder, picture_folder, tmp_path / "out")
+    bundle = train_tvp(config)
+    assert log_of(config.out)["loss"] == pytest.approx(PINNED_EVP, rel=1e-3)
+    assert log_of(config.out)["lr"] == pytest.approx([10.0, 7.5, 2.5])
+    assert bundle.frame_delta is not None
+    assert torch.equal(bundle.frame_delta * ~MASK, torch.zeros(3, 64, 64))
+    assert bundle.frame_delta.abs().max() > 0.1
+
+
+def test_pinned_losses_of_tvp(
+    tiny_folder: Path, tiny_clip: Path, picture_folder: Path, tmp_path: Path
+) -> None:
+    tvp = {"lambda_fca": 0.05, "lambda_tse": 0.01, "clip": str(tiny_clip)}
+    config = tvp_job(tiny_folder, picture_folder, tmp_path / "out", tvp)
+    bundle = train_tvp(config)
+    log = log_of(config.out)
+    for name, pinned in PINNED_TVP.items():
+        assert log[name] == pytest.approx(pinned, rel=1e-3), name
+    for loss, task, fca, tse in zip(log["loss"], log["task"], log["fca"], log["tse"], strict=True):
+        assert loss == pytest.approx(task + 0.05 * fca - 0.01 * tse, rel=1e-5)
+    assert log["fca"][0] == 0  # the frame is zero at the start
+    assert load_bundle(config.bundle_folder).digest == bundle.digest
+
+
+def test_passes_of_one_step_are_one_batch(tiny_folder: Path, tmp_path: Path, picture_folder: Path) -> None:
+    """Two passes of one picture with answers of equal length move the frame as one pass of two does."""
+    for name in ("a", "b"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        random_picture(ord(name)).save(tmp_path / "pictures" / name / "0.png")
+    whole = tvp_job(tiny_folder, tmp_path / "pictures", tmp_path / "whole", IN_ORDER, steps=1)
+    parts = tvp_job(
+        tiny_folder, tmp_path / "pictures", tmp_path / "parts", IN_ORDER, steps=1, batch=1, accumulate=2
+    )
+    one, two = train_tvp(whole).frame_delta, train_tvp(parts).frame_delta
+    torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-3)
+
+
+def test_an_example_without_a_picture_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    talk = [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "hi"}]
+    file = make_llava_json(tmp_path, [{"conversations": talk}])
+    data = {"kind": "llava_json", "file": str(file), "images": str(tmp_path)}
+    config = tvp_job(tiny_folder, tmp_path, tmp_path / "out", data=data)
+    with pytest.raises(ConfigError, match="data: expected a picture in every example"):
+        train_tvp(config)
+    assert not config.out.exists()
+    assert len(open_training(config).data) == 1  # M²PT would take it
