@@ -45,7 +45,7 @@ def test_settings_change_fields_at_any_depth(tmp_path: Path) -> None:
     config = read_config(M2ptConfig, file, settings)
     assert (config.m2pt.text_length, config.lr, config.version) == (4, 1e-3, "2")
     assert config.usage.choices == ("a", "b")
-    assert config.data.root == Path("elsewhere")  # type: ignore[union-attr]
+    assert config.data.root == Path("elsewhere")
 
 
 def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
