@@ -16,11 +16,12 @@ from rich.table import Table
 from prompts.bundle import Bundle, load_bundle
 from prompts.errors import EngineError
 from training.data import ExampleSource
-from training.demo.asking import Answer, ask_all
+from training.demo.asking import Answer, ask_all, data_url
 from training.demo.lineup import LINEUP, Entry, examples_folder
 from training.demo.picture import draw_sheet
 from training.demo.serving import running_server
 from training.paths import model_folder, run_folder
+from training.pico.tasks import make_source
 from training.statistics import Score, score
 
 __all__ = ["main"]
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> int:
         minutes = (time.monotonic() - started) / 60
         report(console, rows, out, minutes)
         if not options.no_wait:
-            wait(console, address)
+            wait(console, address, out)
     return 0 if all(row.clearly_better for row in rows) else 1
 
 
@@ -123,8 +124,6 @@ def ask_every_task(console: Console, address: str, store: Path, out: Path, count
 
 def held_out(entry: Entry, count: int) -> ExampleSource:
     """Pictures of the test split, which no training has seen."""
-    from training.pico.tasks import make_source
-
     return make_source(entry.pico_task, "test", count, 0)
 
 
@@ -160,14 +159,15 @@ def report(console: Console, rows: Sequence[Row], out: Path, minutes: float) -> 
     console.print(f"pictures: {out / 'pictures'}   figures: {out / 'demo.json'}")
 
 
-def wait(console: Console, address: str) -> None:
-    """Leaves the server up until Ctrl-C, with a request to copy."""
+def wait(console: Console, address: str, out: Path) -> None:
+    """Leaves the server up until Ctrl-C, with requests to copy."""
+    request = out / "request.json"
+    request.write_text(json.dumps(_request(LINEUP[-1])) + "\n", encoding="utf-8")
     console.print("\nThe server stays up until Ctrl-C. Ask it:\n")
-    body = '{"model": "base", "messages": [{"role": "user", "content": "What is the capital of France?"}]}'
     lines = [
         f"curl {address}/v1/tasks",
-        f"curl {address}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'",
-        "python examples/ask.py --task category --url " + address,
+        f"curl -i {address}/v1/chat/completions -H 'Content-Type: application/json' -d @{request}",
+        f"{sys.executable} examples/ask.py --task {LINEUP[-1].task} --url {address}",
     ]
     for line in lines:
         console.print("  " + line, soft_wrap=True, highlight=False, markup=False)
@@ -176,6 +176,15 @@ def wait(console: Console, address: str) -> None:
             time.sleep(3600)
     except KeyboardInterrupt:
         console.print("stopping")
+
+
+def _request(entry: Entry) -> dict[str, object]:
+    """A chat completion with a held-out picture, as one would write it by hand."""
+    example = held_out(entry, 1)[0]
+    content: list[dict[str, object]] = [{"type": "text", "text": example.question}]
+    if example.picture is not None:
+        content.insert(0, {"type": "image_url", "image_url": {"url": data_url(example.picture)}})
+    return {"model": "base", "task": entry.task, "messages": [{"role": "user", "content": content}]}
 
 
 def _score(answers: Sequence[Answer]) -> Score:
