@@ -78,12 +78,14 @@ def naive_choice(tiny: LlavaBackbone, example: Example, bundle: Bundle | None) -
 
 @pytest.mark.parametrize("bundle", BUNDLES, indirect=True)
 def test_ranking_is_the_naive_choice(tiny: LlavaBackbone, bundle: Bundle | None) -> None:
-    source = examples()
-    graded = list(evaluate(tiny, source, bundle=bundle, batch=2))
+    source = examples(8)
+    graded = list(evaluate(tiny, source, bundle=bundle, batch=3))
     assert [one.said for one in graded] == [naive_choice(tiny, example, bundle) for example in source]
     assert [one.wanted for one in graded] == [example.answer for example in source]
     assert [one.right for one in graded] == [one.said == one.wanted for one in graded]
-    assert score_of(graded).n == 5
+    assert score_of(graded).n == 8
+    if bundle is not None:  # so that leaving a part of it out would show
+        assert [one.said for one in graded] != [one.said for one in evaluate(tiny, source)]
 
 
 @torch.no_grad()
