@@ -23,6 +23,9 @@ from training.evaluate import evaluate, normalise_answer, score_of
 from training.evaluation_report import BASE, report
 
 CHOICES = ("seven", "a heron by the water", "three")
+LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
+"""So many, of one token each, that a small change of the picture changes the best."""
+
 USAGE = Usage(system="Be brief.", template="Look: {text}")
 
 BUNDLES: dict[str, dict[str, Any]] = {
@@ -66,14 +69,14 @@ def naive_choice(tiny: LlavaBackbone, example: Example, bundle: Bundle | None) -
         example.question, picture=True, usage=bundle.manifest.usage if bundle else None
     )
     losses = []
-    for choice in CHOICES:
+    for choice in example.choices or ():
         batch = collate(
             [tiny.chat.encode(rendered, choice, end=False)],
             image_token_id=tiny.chat.image_token_id,
             image_rows=features.shape[1],
         )
         losses.append(tiny.answer_loss(batch, features, deep).item())
-    return CHOICES[losses.index(min(losses))]
+    return (example.choices or ())[losses.index(min(losses))]
 
 
 @pytest.mark.parametrize("bundle", BUNDLES, indirect=True)
@@ -86,6 +89,14 @@ def test_ranking_is_the_naive_choice(tiny: LlavaBackbone, bundle: Bundle | None)
     assert score_of(graded).n == 8
     if bundle is not None:  # so that leaving a part of it out would show
         assert [one.said for one in graded] != [one.said for one in evaluate(tiny, source)]
+
+
+def test_the_frame_is_put_on(tiny: LlavaBackbone, tiny_folder: Path, tmp_path: Path) -> None:
+    source = [Example(random_picture(number), "what?", "a", LETTERS) for number in range(6)]
+    framed = make_task(tmp_path, "t", tiny_folder, seed=2, frame=True)
+    said = [one.said for one in evaluate(tiny, source, bundle=framed)]
+    assert said == [naive_choice(tiny, example, framed) for example in source]
+    assert said != [one.said for one in evaluate(tiny, source)]
 
 
 @torch.no_grad()
