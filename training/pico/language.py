@@ -38,6 +38,7 @@ NAME_QUESTIONS = (
 DESCRIBE_QUESTION = "Describe the picture."
 UPDATED_MODULES = ("q_proj", "v_proj", "down_proj")
 _CHAT_EVERY = 10
+_CHAT_TOKENS = 16
 _CHAT_QUESTIONS = (
     "What is the capital of France?",
     "Say hello.",
@@ -163,14 +164,20 @@ def picture_turns(shown: PictureBatch, conversations: Conversations, rng: np.ran
     return turns
 
 
+@torch.no_grad()
 def own_answers(model: LlamaForCausalLM, conversations: Conversations) -> list[Turn]:
-    """What the untouched model says to the text questions: 24 greedy tokens each, chat steps' targets."""
+    """What the untouched model says to the text questions: greedy tokens, the targets of chat steps."""
+    asked = [conversations.turn(question, "", picture=False) for question in _CHAT_QUESTIONS]
+    rows = [turn.before + turn.after for turn in asked]
+    longest = max(map(len, rows))
+    ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    said = model.generate(ids, attention_mask=mask, max_new_tokens=_CHAT_TOKENS, do_sample=False)
+    ends = model.config.eos_token_id
     turns = []
-    for question in _CHAT_QUESTIONS:
-        asked = conversations.turn(question, "", picture=False)
-        ids = torch.tensor([asked.before + asked.after])
-        said = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False)
-        turns.append(Turn(asked.before, asked.after, said[0, ids.shape[1] :].tolist()))
+    for turn, tokens in zip(asked, said[:, longest:].tolist(), strict=True):
+        stop = tokens.index(ends) + 1 if ends in tokens else len(tokens)
+        turns.append(Turn(turn.before, turn.after, tokens[:stop]))
     return turns
 
 
