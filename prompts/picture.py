@@ -10,7 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from prompts.errors import PictureError
 from prompts.faults import fault
 
-__all__ = ["FORMATS", "MAX_PIXELS", "decode_picture", "to_rgb"]
+__all__ = ["BROKEN", "FORMATS", "MAX_PIXELS", "decode_picture", "to_rgb"]
 
 MAX_PIXELS = 64_000_000
 """Pixels a picture may have, checked before it is decoded."""
@@ -19,7 +19,7 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """Formats that are decoded; of a moving picture its first frame counts."""
 
 _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
-_BROKEN = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, struct.error)
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, struct.error)
 """What Pillow's decoders raise on broken bytes; running out of memory is not among it."""
 
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
@@ -50,7 +50,7 @@ def decode_picture(data: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> Image
         raise PictureError(
             fault("picture", expected="a file", came="none", cure="correct the path")
         ) from error
-    except _BROKEN as error:
+    except BROKEN as error:
         came = f"a broken one ({error})"
         raise PictureError(fault("picture", expected=expected, came=came, cure="send it whole")) from error
 

@@ -1,9 +1,9 @@
 """The pictures of a request, looked at before the engine sees them.
 
-`require_readable` reads headers alone (microseconds a picture): the format, and the size against a cap before
-anything is decoded. `find_broken` decodes in full; it is asked only when vLLM refused a request, to say which
-picture was at fault and by what name, where vLLM would show an object's repr. Pictures behind URLs are
-fetched and judged by vLLM.
+`require_readable` reads headers alone (microseconds a picture): the format, and size and shape against caps
+before anything is decoded. `find_broken` decodes in full; it is asked only when vLLM refused a request, to
+say which picture was at fault and by what name, where vLLM would show an object's repr. Pictures behind URLs
+are fetched and judged by vLLM.
 """
 
 import base64
@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from prompts.errors import PictureError
+from prompts.errors import InputError, PictureError
 from prompts.faults import fault, shown
-from prompts.picture import FORMATS, decode_picture
+from prompts.frame import MAX_ASPECT
+from prompts.picture import BROKEN, FORMATS, decode_picture
 
 __all__ = ["Picture", "find_broken", "find_fetch_fault", "find_pictures", "require_readable"]
 
@@ -25,6 +26,8 @@ _CONTAINERS = ("messages", "input", "content", "output")
 _SCHEMES = ("http:", "https:")
 _FETCHERS = ("aiohttp", "PIL")
 """Packages whose errors, where a request has pictures to fetch, tell of the pictures."""
+_MAX_DEPTH = 64
+"""Levels of lists and objects that are searched: no API nests pictures deeper than ten."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,12 @@ class Picture:
 
 
 def find_pictures(body: Mapping[str, Any]) -> list[Picture]:
-    """Every picture of a body in any of the APIs' shapes, in the order they stand."""
-    return list(_walk(body, ""))
+    """Every picture of a body in any of the APIs' shapes, in the order they stand.
+
+    Raises:
+        InputError: it is nested deeper than any API's bodies are.
+    """
+    return list(_walk(body, "", 0))
 
 
 def require_readable(pictures: list[Picture], *, max_pixels: int, local_files: bool) -> None:
@@ -91,27 +98,29 @@ def find_fetch_fault(pictures: list[Picture], error: Exception) -> PictureError 
     )
 
 
-def _walk(value: object, field: str) -> Iterator[Picture]:
+def _walk(value: object, field: str, depth: int) -> Iterator[Picture]:
+    if depth > _MAX_DEPTH:
+        place, expected = field.partition("[")[0], f"at most {_MAX_DEPTH} levels of lists and objects"
+        raise InputError(fault(place, expected=expected, came="more", cure="send the messages flat"))
     if isinstance(value, list):
         for index, one in enumerate(value):
-            yield from _walk(one, f"{field}[{index}]")
+            yield from _walk(one, f"{field}[{index}]", depth + 1)
     elif isinstance(value, Mapping):
-        yield from _walk_part(value, field)
+        yield from _walk_part(value, field, depth)
 
 
-def _walk_part(part: Mapping[str, Any], field: str) -> Iterator[Picture]:
+def _walk_part(part: Mapping[str, Any], field: str, depth: int) -> Iterator[Picture]:
+    """Whatever could be read as a picture: which of the keys counts is each route's own affair."""
     if "image_url" in part:
         given = part["image_url"]
         url = given.get("url") if isinstance(given, Mapping) else given
         yield Picture(f"{field}.image_url", url if isinstance(url, str) else None)
-        return
     source = part.get("source")
     if part.get("type") == "image" and isinstance(source, Mapping):
         yield Picture(f"{field}.source", _anthropic_url(source))
-        return
     for name in _CONTAINERS:
         if name in part:
-            yield from _walk(part[name], f"{field}.{name}" if field else name)
+            yield from _walk(part[name], f"{field}.{name}" if field else name, depth + 1)
 
 
 def _anthropic_url(source: Mapping[str, Any]) -> str | None:
@@ -128,7 +137,7 @@ def _require_header(picture: Picture, max_pixels: int) -> None:
             width, height = image.size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(picture, max_pixels, "more") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except BROKEN as error:
         raise PictureError(
             fault(
                 picture.field,
@@ -139,6 +148,12 @@ def _require_header(picture: Picture, max_pixels: int) -> None:
         ) from error
     if width * height > max_pixels:
         raise _too_large(picture, max_pixels, f"{width} × {height}")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        # A model's own resize of the shorter side would make the longer one hundreds of times as long.
+        expected = f"sides within {MAX_ASPECT}:1 of each other"
+        raise PictureError(
+            fault(picture.field, expected=expected, came=f"{width} × {height}", cure="crop it")
+        )
 
 
 def _too_large(picture: Picture, max_pixels: int, came: str) -> PictureError:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prompts.errors import PictureRequiredError, UnsupportedError
-from prompts.faults import fault
+from prompts.errors import InputError, PictureRequiredError, UnsupportedError
+from prompts.faults import fault, shown
+from server.engine.handles import MODALITY, RESERVED_HASH_PREFIX
 from server.pictures import Picture, find_pictures, require_readable
 from server.resolve import TASK_HEADER, named_task, split_alias
 from server.service import Service
@@ -18,6 +19,8 @@ from server.usage import apply_usage
 __all__ = ["Asked", "parse_body", "prepare_body", "resolve_task"]
 
 Body = dict[str, Any]
+
+_PROCESSOR_FIELD = "mm_processor_kwargs"
 
 
 @dataclass(frozen=True)
@@ -74,12 +77,16 @@ async def prepare_body(
     """The body for vLLM (the very bytes that came, where nothing had to change) and its pictures.
 
     Raises:
-        PictureError: a picture that is none, or too large.
+        InputError: the request would have its pictures preprocessed in another way, or brings items under
+            hashes of ours.
+        PictureError: a picture that is none, too large or too narrow.
         PictureRequiredError: without a picture the task would change nothing.
         UnsupportedError: the task answers by choices and the route cannot.
     """
     if route is None or route.shape is None:
+        _check_features(asked.body)
         return asked.raw, []
+    _check_preprocessing(asked.body)
     pictures = find_pictures(asked.body)
     if pictures:
         await asyncio.to_thread(
@@ -95,6 +102,27 @@ async def prepare_body(
         usage = task.bundle.manifest.usage
         body = apply_usage(body, usage, shape=route.shape, generates=route.generates)
     return (asked.raw if body == asked.body else json.dumps(body).encode()), pictures
+
+
+def _check_preprocessing(body: Body) -> None:
+    """Pixels of another size than the tower's would end vLLM's engine."""
+    given = body.get(_PROCESSOR_FIELD)
+    if given:
+        cure = "leave it out: pictures are prepared as the model and its tasks were trained"
+        raise InputError(fault(_PROCESSOR_FIELD, expected="null", came=shown(given), cure=cure))
+
+
+def _check_features(body: Body) -> None:
+    """`/inference/v1/generate` takes items past the renderer: none may lie in our part of the caches."""
+    features = body.get("features")
+    given = features.get("mm_hashes") if isinstance(features, dict) else None
+    for modality, hashes in given.items() if isinstance(given, dict) else ():
+        listed = hashes if isinstance(hashes, list) else [hashes]
+        if modality == MODALITY or any(str(one).startswith(RESERVED_HASH_PREFIX) for one in listed):
+            field = f"features.mm_hashes.{shown(modality)}"
+            expected = f"hashes that do not begin with {RESERVED_HASH_PREFIX}"
+            cure = "tasks are named by requests, not carried in them"
+            raise InputError(fault(field, expected=expected, came="a learned prompt's", cure=cure))
 
 
 def _without_alias(body: Body, service: Service) -> Body:

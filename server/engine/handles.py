@@ -15,7 +15,12 @@ from torch import Tensor
 
 from prompts.manifest import FrameSpec
 
-__all__ = ["CURRENT_TASK", "TaskFrame", "TaskHandle", "using_task"]
+__all__ = ["CURRENT_TASK", "MODALITY", "RESERVED_HASH_PREFIX", "TaskFrame", "TaskHandle", "using_task"]
+
+MODALITY = "learned_prompt"
+"""The learned prompt among a request's multimodal items."""
+RESERVED_HASH_PREFIX = "passepartout:"
+"""Hashes of ours begin with this; a client's own uuid or hash may not."""
 
 
 @dataclass(frozen=True, eq=False)

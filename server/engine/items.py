@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from vllm.multimodal.parse import ProcessorBatchItems
 
-from server.engine.handles import TaskHandle
+from server.engine.handles import MODALITY, RESERVED_HASH_PREFIX, TaskHandle
 
 __all__ = [
     "DUMMY_HANDLE",
@@ -24,15 +24,12 @@ __all__ = [
     "make_ticket",
 ]
 
-MODALITY = "learned_prompt"
 PROMPT_ROWS_FIELD = "passepartout_rows"
 """(1, P, 2) int64 on the CPU: (slot, bank row) of each prompt token."""
 PROMPT_TICKET_FIELD = "passepartout_prompt_ticket"
 """(1, 2) int64 on the CPU: the ticket of the learned-prompt item."""
 PICTURE_TICKET_FIELD = "passepartout_picture_ticket"
 """(n, 2) int64 on the CPU: a ticket per picture; zeros where the base model sees it."""
-RESERVED_HASH_PREFIX = "passepartout:"
-"""Hashes of ours begin with this; a client's own uuid may not."""
 
 DUMMY_HANDLE = TaskHandle(name="dummy", digest="0" * 64, slot=0, text_length=1)
 """What vLLM warms up and profiles with: row 0 of the bank, zeros for ever."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from prompts.errors import PictureError
+from prompts.errors import InputError, PictureError
 from server.pictures import Picture, find_broken, find_pictures, require_readable
 from tests.server.conftest import Site
 from tests.server.fake import picture_url
@@ -64,6 +64,10 @@ def ask(site: Site, *urls: Any, **body: Any) -> Any:
             {"messages": [{"content": [{"image_url": None, "uuid": "a"}]}]},
             ["messages[0].content[0].image_url"],
         ),
+        (
+            {"messages": [{"content": [{"type": "image", "image_url": "http://x", "source": {"url": "y"}}]}]},
+            ["messages[0].content[0].image_url", "messages[0].content[0].source"],
+        ),
         ({"messages": "image_url", "prompt": "image_url"}, []),
     ],
 )
@@ -76,6 +80,8 @@ def test_pictures_are_found_in_every_shape(body: dict[str, Any], fields: list[st
     [
         (data_url(b"no picture at all"), "17 bytes that are none"),
         (data_url(huge_png()), "at most 64000000 pixels"),
+        (picture_url((101, 1)), "sides within 100:1 of each other, came 101 × 1"),
+        (picture_url((1, 5000)), "came 1 × 5000"),
         ("data:image/png;base64,####", "base64"),
         ("data:image/png,plain", "data:image/…;base64,…"),
         ("data:image/png", "data:image/…;base64,…"),
@@ -122,6 +128,32 @@ def test_a_picture_that_cannot_be_fetched_is_the_requests_fault(site: Site, url:
 def test_an_error_that_is_not_the_pictures_stays_vllms(site: Site) -> None:
     response = ask(site, picture_url(), model="other")
     assert response.json()["error"]["message"] == "The model `other` does not exist."
+
+
+@pytest.mark.parametrize("task", [None, "plain", "framed"])
+def test_a_request_does_not_choose_how_pictures_are_prepared(site: Site, task: str | None) -> None:
+    """Pixels of another size than the tower's end vLLM's engine."""
+    reached = len(site.server.seen)
+    response = ask(site, picture_url(), task=task, mm_processor_kwargs={"do_center_crop": False})
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (400, "invalid_input")
+    assert error["message"].startswith("mm_processor_kwargs: expected null, came {'do_center_crop': False}")
+    assert len(site.server.seen) == reached
+    assert ask(site, picture_url(), task=task, mm_processor_kwargs=None).status_code == 200
+
+
+def test_a_body_nested_beyond_reason_is_400(site: Site) -> None:
+    """Python 3.13 parses what its own frames could not walk through."""
+    reached = len(site.server.seen)
+    messages: list[Any] = []
+    for _ in range(100):
+        messages = [messages]
+    response = site.client.post(CHAT, json={"messages": messages})
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_input")
+    assert response.json()["error"]["message"].startswith("messages: expected at most 64 levels")
+    assert len(site.server.seen) == reached
+    with pytest.raises(InputError, match="input: expected at most"):
+        find_pictures({"input": messages})
 
 
 def test_the_operator_may_allow_files() -> None:
