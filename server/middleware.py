@@ -9,6 +9,7 @@ import asyncio
 import time
 from http import HTTPStatus
 
+from starlette._utils import get_route_path  # the router's own: any other reading could miss a task
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -45,7 +46,7 @@ class TaskMiddleware:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = get_route_path(scope)
         task_headers = Headers(scope=scope).getlist(TASK_HEADER)
         if path not in ROUTES and not task_headers:
             await self._app(scope, receive, send)

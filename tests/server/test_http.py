@@ -1,14 +1,17 @@
 """Naming a task over HTTP: by field, header and alias; what is refused, and what every answer carries."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
+from server.app import start
+from server.config import ServeConfig
 from tests.server.conftest import Site
-from tests.server.fake import picture_url
+from tests.server.fake import FakeLoader, make_server, picture_url
 
 CHAT = "/v1/chat/completions"
 
@@ -147,6 +150,43 @@ def test_a_route_that_takes_no_task_says_so(site: Site, path: str) -> None:
     assert (error["status"], error["code"]) == (400, "unsupported")
     assert "/v1/chat/completions" in error["message"]
     assert len(site.server.seen) == reached
+
+
+@pytest.mark.parametrize("root", ["", "/", "/api", "/v", "/v1"])
+def test_a_path_is_read_as_the_router_reads_it(root: str, store: Path) -> None:
+    """Behind a proxy (`--root-path`): whatever reaches a route reaches its task too."""
+    server = make_server()
+    asyncio.run(start(server.service, ServeConfig(tasks=store), base_names=("base",), loader=FakeLoader()))
+    server.app.root_path = root
+
+    async def ask_all() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(server.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            body = {"messages": [{"role": "user", "content": "?"}], "task": "plain"}
+            return [await client.post(path, json=body) for path in (CHAT, root + CHAT)]
+
+    answers = asyncio.run(ask_all())
+    reached = [answer for answer in answers if answer.status_code != 404]
+    assert reached
+    for answer in reached:
+        assert (said(answer), answer.headers.get("X-Task")) == ("plain says anything", "plain")
+
+
+@pytest.mark.parametrize(
+    "hashes",
+    [{"learned_prompt": ["x"]}, {"image": ["a", "passepartout:ab:1"]}, {"image": "passepartout:ab:1"}],
+)
+def test_items_under_our_hashes_are_refused_where_items_are_taken(
+    site: Site, hashes: dict[str, object]
+) -> None:
+    reached = len(site.server.seen)
+    response = ask(site, "/inference/v1/generate", features={"mm_hashes": hashes})
+    error = error_of(response)
+    assert (error["status"], error["code"]) == (400, "invalid_input")
+    assert "features.mm_hashes" in error["message"]
+    assert len(site.server.seen) == reached
+    own = ask(site, "/inference/v1/generate", features={"mm_hashes": {"image": ["a"]}})
+    assert own.status_code == 200
 
 
 def test_another_routes_own_field_task_passes(site: Site) -> None:
