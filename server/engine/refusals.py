@@ -1,6 +1,6 @@
 """Engine options that learned prompts do not work with, refused at the start; and the compile salt.
 
-Checked in the front end (`renderer.py`) and again in every worker (`prompted.py`). Written for vLLM 0.32.
+Checked in the front end (`renderer.py`) and again in every worker (`families/base.py`). For vLLM 0.32.
 """
 
 from typing import Any
