@@ -181,8 +181,13 @@ def own_answers(model: LlamaForCausalLM, conversations: Conversations) -> list[T
     return turns
 
 
-def train_language(recipe: LanguageRecipe, tower_file: Path, state_file: Path) -> None:
-    """Trains projector and updates on top of stage 1's `tower_file`; writes their state to `state_file`."""
+def train_language(
+    recipe: LanguageRecipe, tower_file: Path, state_file: Path, *, start: Path | None = None
+) -> None:
+    """Trains projector and updates on top of stage 1's `tower_file`; writes their state to `state_file`.
+
+    `start`: the state of an earlier round to go on from, with the optimiser afresh.
+    """
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
     clip, projector = load_tower(tower_file)
@@ -192,6 +197,10 @@ def train_language(recipe: LanguageRecipe, tower_file: Path, state_file: Path) -
     chats = own_answers(model, conversations)
     model.set_attn_implementation("eager")  # its backward pass is faster than sdpa's at 90 tokens on a CPU
     updates = attach_updates(model, recipe.rank)
+    if start is not None:
+        taught = torch.load(start, weights_only=True)
+        projector.load_state_dict(taught["projector"])
+        updates.load_state_dict(taught["updates"])
     optimizer = torch.optim.AdamW(
         [
             {"params": list(projector.parameters()), "lr": recipe.projector_lr},

@@ -17,7 +17,10 @@ from training.pico.anatomy import WEIGHTS_FOLDER
 from training.pico.language import LanguageRecipe, train_language
 from training.pico.tower import TowerRecipe, train_tower
 
-__all__ = ["export_weights", "main"]
+__all__ = ["POLISH", "export_weights", "main"]
+
+POLISH = LanguageRecipe(steps=240, projector_lr=6e-4, update_lr=1.2e-3, seed=2_000_003)
+"""The second round of stage 2: fresh pictures, lower rates."""
 
 
 def export_weights(tower_file: Path, language_file: Path, out: Path) -> None:
@@ -63,12 +66,14 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     keep_freed_memory()
     options.run.mkdir(parents=True, exist_ok=True)
-    tower, language = options.run / "tower.pt", options.run / "language.pt"
+    tower, language, polished = (options.run / f"{stage}.pt" for stage in ("tower", "language", "polished"))
     if not _done(tower, options.tower_steps):
         train_tower(TowerRecipe(steps=options.tower_steps), tower)
     if not _done(language, options.language_steps):
         train_language(LanguageRecipe(steps=options.language_steps), tower, language)
-    export_weights(tower, language, options.out)
+    if not _done(polished, POLISH.steps):
+        train_language(POLISH, tower, polished, start=language)
+    export_weights(tower, polished, options.out)
     return 0
 
 
