@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("prompts", "server", "training")
 MAX_LINES = 400
 # Fewer than these and the discovery below is broken, not the house small.
-LEAST_MODULES = {"prompts": 8, "server": 8, "training": 8}
-LEAST_TEST_FILES = 12
+LEAST_MODULES = {"prompts": 14, "server": 35, "training": 30}
+LEAST_TEST_FILES = 50
 
 # package -> top-level names that nothing in it may import, anywhere in a file
 FORBIDDEN = {
