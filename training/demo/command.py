@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -40,8 +41,9 @@ class Row:
 
     @property
     def clearly_better(self) -> bool:
-        """Better than the base model by more than the half width of its own 95 % interval."""
-        return self.tuned.accuracy - self.base.accuracy > (self.tuned.high - self.tuned.low) / 2
+        """The gain is larger than the 95 % half widths of both figures taken together."""
+        halves = [(found.high - found.low) / 2 for found in (self.base, self.tuned)]
+        return self.tuned.accuracy - self.base.accuracy > math.hypot(*halves)
 
 
 def main(argv: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import httpx
 
-from prompts.errors import EngineError
+from prompts.errors import ConfigError, EngineError
+from prompts.faults import fault
 
 __all__ = ["running_server"]
 
@@ -25,8 +27,12 @@ def running_server(*, model: Path, tasks: Path, port: int, log: Path) -> Iterato
     """Starts the server, yields its address once `/ready` says so, and stops it at the end.
 
     Raises:
-        EngineError: it ended or did not get ready; the message ends with the log's last lines.
+        ConfigError: something listens on the port already.
+        EngineError: it ended, refused a bundle or did not get ready; the message says why.
     """
+    if _is_open(port):
+        cure = "stop what listens there, or give another --port"
+        raise ConfigError("demo", [fault("--port", expected="a free port", came=str(port), cure=cure)])
     command = [sys.executable, "-m", "passepartout", "serve", "--model", str(model), "--tasks", str(tasks)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "1024", "--max-num-seqs", "16"]
     command.append(
@@ -48,12 +54,21 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", address: str, log: Pat
         if process.poll() is not None:
             raise EngineError(f"the server ended with status {process.returncode}:\n{_tail(log)}")
         try:
-            if httpx.get(address + "/ready", timeout=5.0).status_code == httpx.codes.OK:
+            answer = httpx.get(address + "/ready", timeout=5.0)
+            if answer.status_code == httpx.codes.OK:
+                if answer.json()["status"] != "ready":
+                    raise EngineError(f"the server refused bundles: {answer.text}")
                 return
         except httpx.TransportError:
             pass  # not listening yet
         time.sleep(1.0)
     raise EngineError(f"the server was not ready after {_START_SECONDS:.0f} s:\n{_tail(log)}")
+
+
+def _is_open(port: int) -> bool:
+    """Whether somebody listens there, whose answers would be taken for ours."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _tail(log: Path) -> str:
