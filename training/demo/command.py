@@ -62,7 +62,10 @@ def main(argv: list[str]) -> int:
         report(console, rows, out, minutes)
         if not options.no_wait:
             wait(console, address, out)
-    return 0 if all(row.clearly_better for row in rows) else 1
+    unclear = [row.task for row in rows if not row.clearly_better]
+    if unclear:
+        console.print(f"no gain beyond the noise: {', '.join(unclear)}")
+    return 1 if unclear else 0
 
 
 def build_model(console: Console) -> Path:
