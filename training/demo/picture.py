@@ -1,5 +1,6 @@
 """The demo's pictures: for each task what went in, what the model saw, and what was said before and after."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from training.demo.asking import Answer
 
 __all__ = ["draw_sheet"]
 
-_SIDE, _GAP, _TEXT_LINES, _LINE_HEIGHT = 224, 16, 3, 20
+_SIDE, _GAP, _LINE_HEIGHT = 224, 16, 20
+_QUESTION_LINES, _LINE_LENGTH = 2, 32
 _GOOD, _BAD, _INK, _PAPER = (20, 120, 50), (170, 30, 30), (30, 30, 30), (255, 255, 255)
 
 
@@ -33,7 +35,7 @@ def draw_sheet(
     order = sorted(range(len(source)), key=lambda index: base[index].said == task[index].said)[:shown]
     framed = bundle.manifest.frame is not None
     rows = 2 if framed else 1
-    height = _GAP + rows * (_SIDE + _GAP) + _TEXT_LINES * _LINE_HEIGHT + _GAP
+    height = _GAP + rows * (_SIDE + _GAP) + (_QUESTION_LINES + 2) * _LINE_HEIGHT + _GAP
     sheet = Image.new("RGB", (_GAP + len(order) * (_SIDE + _GAP), height), _PAPER)
     for column, index in enumerate(order):
         left = _GAP + column * (_SIDE + _GAP)
@@ -49,8 +51,9 @@ def draw_sheet(
 
 def _write(sheet: Image.Image, left: int, top: int, question: str, base: Answer, task: Answer) -> None:
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
-    lines = [(question, _INK)]
+    wrapped = textwrap.wrap(question, _LINE_LENGTH)[:_QUESTION_LINES]
+    lines = [(line, _INK) for line in wrapped + [""] * (_QUESTION_LINES - len(wrapped))]
     for label, answer in (("base", base), ("task", task)):
         lines.append((f"{label}: {answer.said}", _GOOD if answer.right else _BAD))
     for number, (text, colour) in enumerate(lines):
-        pen.text((left, top + number * _LINE_HEIGHT), text[:34], fill=colour, font=font)
+        pen.text((left, top + number * _LINE_HEIGHT), text, fill=colour, font=font)
