@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from training.data import Example, ExampleSource
 
-__all__ = ["Answer", "ask_all", "data_url"]
+__all__ = ["Answer", "ask_all", "messages_of"]
 
 _AT_ONCE = 16
 _MAX_ANSWER_TOKENS = 12
@@ -34,11 +34,19 @@ class Answer:
         return self.said.strip() == self.wanted
 
 
-def data_url(picture: Image.Image) -> str:
+def _data_url(picture: Image.Image) -> str:
     """The picture as a `data:` URL (PNG, nothing lost)."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def messages_of(example: Example) -> list[Any]:
+    """The example as a chat: one user message, the picture before the question."""
+    content: list[Any] = [{"type": "text", "text": example.question}]
+    if example.picture is not None:
+        content.insert(0, {"type": "image_url", "image_url": {"url": _data_url(example.picture)}})
+    return [{"role": "user", "content": content}]
 
 
 def ask_all(base_url: str, source: ExampleSource, *, task: str | None) -> list[Answer]:
@@ -62,15 +70,12 @@ async def _ask_all(base_url: str, examples: Sequence[Example], task: str | None)
 
 
 async def _ask(client: AsyncOpenAI, example: Example, task: str | None) -> Answer:
-    content: list[Any] = [{"type": "text", "text": example.question}]
-    if example.picture is not None:
-        content.insert(0, {"type": "image_url", "image_url": {"url": data_url(example.picture)}})
     extra: dict[str, Any] = (
         {"task": task} if task else {"structured_outputs": {"choice": list(example.choices or ())}}
     )
     response = await client.chat.completions.with_raw_response.create(
         model="base",
-        messages=[{"role": "user", "content": content}],
+        messages=messages_of(example),
         temperature=0.0,
         max_tokens=_MAX_ANSWER_TOKENS,
         extra_body=extra,

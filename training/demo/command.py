@@ -17,7 +17,7 @@ from rich.table import Table
 from prompts.bundle import Bundle, load_bundle
 from prompts.errors import EngineError
 from training.data import ExampleSource
-from training.demo.asking import Answer, ask_all, data_url
+from training.demo.asking import Answer, ask_all, messages_of
 from training.demo.lineup import LINEUP, Entry, examples_folder
 from training.demo.picture import draw_sheet
 from training.demo.serving import running_server
@@ -185,11 +185,7 @@ def wait(console: Console, address: str, out: Path) -> None:
 
 def _request(entry: Entry) -> dict[str, object]:
     """A chat completion with a held-out picture, as one would write it by hand."""
-    example = held_out(entry, 1)[0]
-    content: list[dict[str, object]] = [{"type": "text", "text": example.question}]
-    if example.picture is not None:
-        content.insert(0, {"type": "image_url", "image_url": {"url": data_url(example.picture)}})
-    return {"model": "base", "task": entry.task, "messages": [{"role": "user", "content": content}]}
+    return {"model": "base", "task": entry.task, "messages": messages_of(held_out(entry, 1)[0])}
 
 
 def _score(answers: Sequence[Answer]) -> Score:
