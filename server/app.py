@@ -14,7 +14,6 @@ from starlette.middleware import Middleware
 
 from server.config import ServeConfig
 from server.engine.residency import Residency
-from server.frame_time import watch_frames
 from server.middleware import TaskMiddleware
 from server.routes import add_routes
 from server.service import Service
@@ -54,6 +53,13 @@ class PassepartoutEndpoints:
         echo_alias(state)
         watch_generate(engine_client, self._service.metrics)
         watch_frames(self._service)
+
+
+def watch_frames(service: Service) -> None:
+    """Have the time that each frame takes reported; vLLM's picture threads put frames on in this process."""
+    from server.engine.processing import FRAME_OBSERVERS  # imports vLLM
+
+    FRAME_OBSERVERS.append(lambda handle, seconds: service.metrics.frame(handle.name, seconds=seconds))
 
 
 def attach(app: FastAPI, service: Service) -> None:

@@ -69,7 +69,8 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
         200 `ready`: the engine is up and every bundle of the store is resident. 200 `degraded`: the engine is
         up, some bundles are refused, each listed with its faults; the good ones serve, so a load balancer
-        keeps the server. 503 `starting` or `engine_down`: nothing is answered.
+        keeps the server. 503 `no_tasks`: every bundle of the store is refused. 503 `starting` or
+        `engine_down`: nothing is answered.
         """
         status, body = await _readiness(service)
         return JSONResponse(body, status_code=status)
@@ -87,6 +88,8 @@ async def _readiness(service: Service) -> tuple[HTTPStatus, dict[str, Any]]:
         state, status = "starting", HTTPStatus.SERVICE_UNAVAILABLE
     elif not await service.engine_is_healthy():
         state, status = "engine_down", HTTPStatus.SERVICE_UNAVAILABLE
+    elif tasks.faults and not tasks.tasks:
+        state, status = "no_tasks", HTTPStatus.SERVICE_UNAVAILABLE
     else:
         state, status = ("degraded" if tasks.faults else "ready"), HTTPStatus.OK
     refused = [{"bundle": entry, "faults": faults} for entry, faults in sorted(tasks.faults.items())]

@@ -103,6 +103,21 @@ def test_ready_is_503_when_the_engine_is_dead_and_ready_when_all_is_well(tmp_pat
     assert (response.status_code, response.json()["status"], response.json()["refused"]) == (200, "ready", [])
 
 
+def test_ready_is_503_when_every_bundle_is_refused(tmp_path: Path) -> None:
+    server = make_server()
+    save_text(tmp_path / "plain", "plain")
+    (tmp_path / "plain" / "bundle.json").write_text("{}")
+    asyncio.run(start(server.service, ServeConfig(tasks=tmp_path), base_names=("m",), loader=FakeLoader()))
+
+    async def healthy() -> bool:
+        return True
+
+    server.service.engine_is_healthy = healthy
+    response = get(server, "/ready")
+    assert (response.status_code, response.json()["status"]) == (503, "no_tasks")
+    assert [one["bundle"] for one in response.json()["refused"]] == ["plain"]
+
+
 def test_every_bad_bundle_is_logged_with_each_fault(store: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="vllm.passepartout"):
         asyncio.run(
