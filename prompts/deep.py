@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from prompts.manifest import VisionSpec
 
-__all__ = ["M2PTSizes", "count_parameters", "image_tokens", "xavier_prompts"]
+__all__ = ["M2PTSizes", "count_parameters", "image_tokens", "xavier_prompts", "xavier_rms"]
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,14 @@ def xavier_prompts(layers: int, length: int, hidden: int, generator: Generator |
 
     Each layer is drawn as xavier-uniform of a (1, P, d) tensor: within ±sqrt(6 / (d·(P + 1))).
     """
-    bound = math.sqrt(6 / (hidden * (length + 1)))
+    bound = math.sqrt(3) * xavier_rms(length, hidden)
     drawn = torch.rand(layers, length, hidden, generator=generator)
     return drawn.mul_(2 * bound).sub_(bound)
+
+
+def xavier_rms(length: int, hidden: int) -> float:
+    """Return the root mean square of xavier-uniform values of a (1, P, d) tensor."""
+    return math.sqrt(2 / (hidden * (length + 1)))
 
 
 def image_tokens(patches: int, vision: VisionSpec | None) -> int:

@@ -12,7 +12,7 @@ right and attention is causal, so no padding mask is needed.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from prompts.bundle import Bundle
-from prompts.deep import image_tokens
+from prompts.deep import image_tokens, xavier_rms
 from prompts.errors import ConfigError, UnsupportedError
 from prompts.faults import fault
 from prompts.manifest import Usage, VisionSpec
-from training.chat import ChatEncoder, Encoded, TokenBatch
+from training.chat import ChatEncoder, Encoded, TokenBatch, allowed_tokens
 from training.data import Example
 from training.pixels import PixelPipeline
 from training.preflight import checkpoint_faults
@@ -157,17 +157,28 @@ class LlavaBackbone:
             blank = self.process([Image.new("RGB", (64, 64))])
             return self.vision_states(blank).shape[1]
 
-    def encode_example(self, example: Example, usage: Usage) -> Encoded:
+    def encode_example(self, example: Example, usage: Usage, *, over_choices: bool = False) -> Encoded:
         """Question and answer of an example as token ids, rendered as the server renders them.
 
+        `over_choices`: the answer competes with the other answers of `usage.choices` alone.
+
         Raises:
-            ConfigError: a text spells out the image token, or the chat template refuses the usage.
+            ConfigError: a text spells out the image token, the chat template refuses the usage, or the answer
+                is none of the choices.
         """
         picture = example.picture is not None
         rendered = self.chat.render(example.question, picture=picture, usage=usage)
         encoded = self.chat.encode(rendered, example.answer)
         self.chat.check_pictures(encoded, picture=picture)
-        return encoded
+        if not over_choices:
+            return encoded
+        choices = usage.choices or ()
+        if example.answer not in choices:
+            expected, came = f"answers among usage.choices {list(choices)}", repr(example.answer)
+            cure = "add it to the choices, or train with loss_over: vocabulary"
+            raise ConfigError("train", [fault("data", expected=expected, came=came, cure=cure)])
+        answers = [self.chat.encode(rendered, choice).answer for choice in choices]
+        return replace(encoded, allowed=allowed_tokens(encoded.answer, answers))
 
     def encode_answer(self, example: Example, choice: str, usage: Usage) -> tuple[int, ...]:
         """A candidate answer's token ids, without an end token: a name is ranked by its own tokens."""
@@ -237,6 +248,28 @@ class LlavaBackbone:
         hidden: Tensor = output.last_hidden_state[:, length:]
         return hidden
 
+    def text_prompts_of(self, text: str, length: int) -> Tensor:
+        """Text prompts that act as if `text` stood before the conversation: (L, P_t, d) float32.
+
+        They are the inputs of each decoder layer for the text's first `length` tokens (a shorter text is
+        repeated). The norm before attention makes a row's own length meaningless, so every row gets that of
+        a xavier row: one learning rate then fits all layers and both kinds of first values.
+
+        Raises:
+            ConfigError: the text has no tokens.
+        """
+        ids = self.chat.plain_ids(text)
+        if not ids:
+            cure = "write what should stand before the conversation"
+            raise ConfigError(
+                "train", [fault("m2pt.init_text", expected="a text", came=repr(text), cure=cure)]
+            )
+        repeated = torch.tensor([(ids * length)[:length]], device=self.device)
+        with torch.no_grad():
+            output = self._decoder(input_ids=repeated, use_cache=False, output_hidden_states=True)
+        states = torch.cat(output.hidden_states[: self.text_shape[0]]).float()
+        return states * xavier_rms(length, states.shape[-1]) / states.square().mean(-1, keepdim=True).sqrt()
+
     def continue_from(self, cache: Any, tokens: Tensor, *, seen: Tensor, positions: Tensor) -> Tensor:
         """Hidden states (B, S, d) of tokens (B, S) that follow a cache, which grows by them.
 
@@ -257,10 +290,20 @@ class LlavaBackbone:
     def answer_loss(
         self, batch: TokenBatch, features: Tensor | None, deep: DeepPrompts = NO_PROMPTS
     ) -> Tensor:
-        """Mean cross-entropy over the answer tokens of the batch; a float32 scalar."""
+        """Mean cross-entropy over the answer tokens of the batch; a float32 scalar.
+
+        With `batch.allowed` a token competes with those that may stand in its place alone, as in an answer
+        that the server holds to its choices; tokens without a rival do not count.
+        """
         hidden = self.hidden_states(self.embed(batch, features), deep)
-        logits = self.model.lm_head(hidden[:, :-1][batch.answer[:, 1:]])
-        return F.cross_entropy(logits.float(), batch.ids[batch.answer])
+        logits = self.model.lm_head(hidden[:, :-1][batch.answer[:, 1:]]).float()
+        if batch.allowed is None:
+            return F.cross_entropy(logits, batch.ids[batch.answer])
+        open_places = (batch.allowed >= 0).sum(1) > 1
+        allowed = batch.allowed[open_places]
+        rivals = logits[open_places].gather(1, allowed.clamp(min=0)).masked_fill(allowed < 0, -torch.inf)
+        total = F.cross_entropy(rivals, torch.zeros_like(allowed[:, 0]), reduction="sum")
+        return total / max(1, len(rivals))
 
     @contextmanager
     def _text_prompts(self, prompts: Tensor | None) -> Iterator[int]:

@@ -17,17 +17,26 @@ from prompts.errors import ConfigError
 from prompts.faults import fault
 from prompts.manifest import Usage
 
-__all__ = ["ChatEncoder", "Encoded", "TokenBatch", "collate"]
+__all__ = ["ChatEncoder", "Encoded", "TokenBatch", "allowed_tokens", "collate"]
 
 PROBE = "wherefore"
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of one request and its answer; a picture is ONE image token, expanded when batched."""
+    """Token ids of one request and its answer; a picture is ONE image token, expanded when batched.
+
+    `allowed`: for each answer token the ids that may stand there, its own first; None: any.
+    """
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
+    allowed: tuple[tuple[int, ...], ...] | None = None
+
+    def cut(self, length: int) -> "Encoded":
+        """The same with at most `length` answer tokens."""
+        allowed = None if self.allowed is None else self.allowed[:length]
+        return Encoded(self.prompt, self.answer[:length], allowed)
 
 
 @dataclass(frozen=True)
@@ -39,17 +48,23 @@ class TokenBatch:
         image: (B, T) bool, True where a row of image features goes.
         answer: (B, T) bool, True on the tokens to predict.
         lengths: (B,) int64, tokens without padding.
+        allowed: (answer tokens of the batch, K) int64, the ids that may stand there, the right one first and
+            -1 where there are fewer; None: any.
     """
 
     ids: Tensor
     image: Tensor
     answer: Tensor
     lengths: Tensor
+    allowed: Tensor | None = None
 
     def to(self, device: torch.device) -> "TokenBatch":
         """The same batch on another device."""
-        moved = (tensor.to(device) for tensor in (self.ids, self.image, self.answer, self.lengths))
-        return TokenBatch(*moved)
+        ids, image, answer, lengths = (
+            tensor.to(device) for tensor in (self.ids, self.image, self.answer, self.lengths)
+        )
+        allowed = None if self.allowed is None else self.allowed.to(device)
+        return TokenBatch(ids, image, answer, lengths, allowed)
 
 
 class ChatEncoder:
@@ -88,6 +103,10 @@ class ChatEncoder:
         whole = self._ids(rendered + separator + answer)
         answered = whole[len(prompt) :] if whole[: len(prompt)] == prompt else self._ids(separator + answer)
         return Encoded(tuple(prompt), tuple(answered + [self.end_token_id] * end))
+
+    def plain_ids(self, text: str) -> list[int]:
+        """Ids of a text as it stands, without template or special tokens added."""
+        return self._ids(text)
 
     def check_pictures(self, encoded: Encoded, *, picture: bool) -> None:
         """A picture's place is one image token of the question; a text that spells it out is refused.
@@ -148,7 +167,31 @@ def collate(encoded: Sequence[Encoded], *, image_token_id: int, image_rows: int)
         image[row, : len(tokens)] = ids[row, : len(tokens)] == image_token_id
         answer[row, len(tokens) - answer_length : len(tokens)] = True
     lengths = torch.tensor([len(tokens) for tokens, _ in rows])
-    return TokenBatch(ids.masked_fill(image, 0), image, answer, lengths)
+    return TokenBatch(ids.masked_fill(image, 0), image, answer, lengths, _allowed(encoded))
+
+
+def allowed_tokens(answer: Sequence[int], choices: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """For each token of `answer`, itself and what else could follow there if the answer is one of `choices`.
+
+    Args:
+        answer: token ids, end token included.
+        choices: the same of every answer there is.
+    """
+    steps = []
+    for place, token in enumerate(answer):
+        begun = [choice for choice in choices if tuple(choice[:place]) == tuple(answer[:place])]
+        others = {choice[place] for choice in begun if len(choice) > place} - {token}
+        steps.append((token, *sorted(others)))
+    return tuple(steps)
+
+
+def _allowed(encoded: Sequence[Encoded]) -> Tensor | None:
+    """The batch's `allowed`; None unless every example has one."""
+    steps = [step for item in encoded for step in item.allowed or ()]
+    if len(steps) < sum(len(item.answer) for item in encoded):
+        return None
+    widest = max(map(len, steps), default=0)
+    return torch.tensor([[*step, *[-1] * (widest - len(step))] for step in steps])
 
 
 def _expand(item: Encoded, image_token_id: int, image_rows: int) -> tuple[list[int], int]:

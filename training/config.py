@@ -52,9 +52,23 @@ class TrainConfig(_Config):
     warmup: Share = Field(0.03, description="share of the steps over which the learning rate rises")
     seed: int = Field(42, ge=0, lt=2**32, description="of order, crops and first values")
     dtype: Dtype = Field("auto", description="of the frozen weights; auto: bfloat16 where the machine has it")
+    loss_over: Literal["vocabulary", "choices"] = Field(
+        "vocabulary",
+        description="what an answer's tokens compete with: every token (the papers), or those of "
+        "usage.choices, as at serving",
+    )
     usage: Usage = Field(default_factory=Usage, description="how the task is asked; goes into the bundle")
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
     log_every: int = Field(10, ge=1, description="steps between lines of the log")
+
+    @model_validator(mode="after")
+    def _has_choices_to_lose_over(self) -> "TrainConfig":
+        if self.loss_over == "choices" and len(self.usage.choices or ()) < 2:
+            raise ValueError(
+                f"loss_over: expected two usage.choices at least, came {len(self.usage.choices or ())}; "
+                "list them, or set loss_over: vocabulary"
+            )
+        return self
 
     @property
     def bundle_folder(self) -> Path:
@@ -95,6 +109,11 @@ class M2ptOptions(_Config):
 
     text_length: int = Field(10, ge=0, description="P_t, learned rows before the first token, in every layer")
     vision_length: int = Field(10, ge=0, description="P_v, learned rows before the class row, in every layer")
+    init_text: str | None = Field(
+        None,
+        min_length=1,
+        description="begin as if this text stood before the conversation (none: xavier-uniform, the paper's)",
+    )
     mode: Literal["released", "paper"] = Field("released", description="what the language model gets of P_v")
     projector: bool = Field(True, description="train the projector further")
     projector_lr: float | None = Field(None, gt=0, description="its own learning rate (default: lr)")

@@ -18,7 +18,7 @@ from prompts.manifest import BaseModelRef, Manifest, TextSpec, VisionSpec
 from training.backbone import DeepPrompts, LlavaBackbone
 from training.batches import examples_of_pass, prepared
 from training.chat import Encoded, TokenBatch, collate
-from training.config import M2ptConfig
+from training.config import M2ptConfig, M2ptOptions
 from training.data import Example, ExampleSource
 from training.measure import validation_metrics
 from training.preflight import open_training
@@ -115,12 +115,11 @@ def train_m2pt(config: M2ptConfig) -> Bundle:
 
 
 def _fresh(config: M2ptConfig, backbone: LlavaBackbone) -> _Learned:
-    """Xavier-uniform prompts and a copy of the model's projector, all float32."""
+    """Xavier-uniform prompts (or the text ones from a text) and the model's projector, all float32."""
     generator = torch.Generator().manual_seed(config.seed)
     options, tensors = config.m2pt, dict[str, Tensor]()
     if options.text_length:
-        layers, hidden = backbone.text_shape
-        tensors["text.prompts"] = xavier_prompts(layers, options.text_length, hidden, generator)
+        tensors["text.prompts"] = _fresh_text(options, backbone, generator)
     if options.vision_length:
         layers, hidden = backbone.vision_shape
         tensors["vision.prompts"] = xavier_prompts(layers, options.vision_length, hidden, generator)
@@ -129,6 +128,13 @@ def _fresh(config: M2ptConfig, backbone: LlavaBackbone) -> _Learned:
             tensors[f"projector.{name}"] = parameter.detach().float().clone()
     on_device = {name: tensor.to(backbone.device).requires_grad_() for name, tensor in tensors.items()}
     return _Learned(on_device, config)
+
+
+def _fresh_text(options: M2ptOptions, backbone: LlavaBackbone, generator: torch.Generator) -> Tensor:
+    if options.init_text is not None:
+        return backbone.text_prompts_of(options.init_text, options.text_length)
+    layers, hidden = backbone.text_shape
+    return xavier_prompts(layers, options.text_length, hidden, generator)
 
 
 def _loss(backbone: LlavaBackbone, batch: _Batch, deep: DeepPrompts) -> Tensor:
@@ -145,7 +151,7 @@ def _batch_maker(
         examples = examples_of_pass(source, number=number, batch=config.batch, seed=config.seed)
         encoded = [
             _cut(
-                backbone.encode_example(example, config.usage),
+                backbone.encode_example(example, config.usage, over_choices=config.loss_over == "choices"),
                 config,
                 image_rows=rows if example.picture else 0,
             )
@@ -160,7 +166,7 @@ def _batch_maker(
 def _cut(encoded: Encoded, config: M2ptConfig, *, image_rows: int) -> Encoded:
     """The answer cut to what `max_length` leaves beside prompts, picture and question: one token at least."""
     room = config.m2pt.max_length - config.m2pt.text_length - len(encoded.prompt) - max(0, image_rows - 1)
-    return Encoded(encoded.prompt, encoded.answer[: max(1, room)])
+    return encoded.cut(max(1, room))
 
 
 def _pixels(backbone: LlavaBackbone, examples: Sequence[Example]) -> Tensor | None:

@@ -117,7 +117,10 @@ def _batch_maker(
         examples = examples_of_pass(source, number=number, batch=config.batch, seed=config.seed)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
         canvas = torch.stack([_fitted(example, config, generator) for example in examples])
-        encoded = [backbone.encode_example(example, config.usage) for example in examples]
+        encoded = [
+            backbone.encode_example(example, config.usage, over_choices=config.loss_over == "choices")
+            for example in examples
+        ]
         tokens = collate(encoded, image_token_id=backbone.chat.image_token_id, image_rows=rows)
         return _Batch(canvas, tokens, [example.answer for example in examples])
 

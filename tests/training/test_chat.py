@@ -11,7 +11,7 @@ from prompts.errors import ConfigError
 from prompts.manifest import Usage
 from tests.training.conftest import random_picture
 from training.backbone import LlavaBackbone
-from training.chat import ChatEncoder, Encoded, collate
+from training.chat import ChatEncoder, Encoded, allowed_tokens, collate
 from training.data import Example
 
 STRINGS_ONLY = (
@@ -111,6 +111,20 @@ def test_a_batch_is_padded_right_and_pictures_are_expanded() -> None:
 def test_padding_is_no_picture_where_the_image_token_is_the_first() -> None:
     batch = collate([Encoded((0, 5, 5), ()), Encoded((5,), ())], image_token_id=0, image_rows=2)
     assert batch.image.tolist() == [[True, True, False, False], [False] * 4]
+
+
+def test_a_token_competes_with_what_else_the_choices_allow_there() -> None:
+    choices = [(1, 2, 9), (1, 3, 9), (4, 9), (1, 2, 5, 9)]
+    assert allowed_tokens((1, 2, 9), choices) == ((1, 4), (2, 3), (9, 5))
+    assert allowed_tokens((4, 9), choices) == ((4, 1), (9,))
+
+
+def test_a_batch_pads_what_is_allowed() -> None:
+    first, second = Encoded((1,), (5, 2), ((5, 6, 7), (2,))), Encoded((1,), (6, 2), ((6, 5, 7), (2, 8)))
+    batch = collate([first, second.cut(1)], image_token_id=9, image_rows=3)
+    assert batch.allowed is not None
+    assert batch.allowed.tolist() == [[5, 6, 7], [2, -1, -1], [6, 5, 7]]
+    assert collate([first, Encoded((1,), (6,))], image_token_id=9, image_rows=3).allowed is None
 
 
 @pytest.mark.parametrize(

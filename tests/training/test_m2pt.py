@@ -53,6 +53,18 @@ def test_pinned_losses_and_what_moved(
         assert not torch.equal(tensor, tiny.projector.state_dict()[name].bfloat16())
 
 
+def test_a_job_may_begin_from_a_text(
+    tiny_folder: Path, tiny: LlavaBackbone, picture_folder: Path, tmp_path: Path
+) -> None:
+    """A learning rate next to nothing shows the first values: the text's own hidden states."""
+    config = m2pt_job(
+        tiny_folder, picture_folder, tmp_path / "out", {"init_text": "a heron"}, lr=1e-9, steps=1
+    )
+    text = train_m2pt(config).text_prompts
+    assert text is not None
+    torch.testing.assert_close(text.float(), tiny.text_prompts_of("a heron", 3).bfloat16().float())
+
+
 def test_the_bundle_says_what_it_is(tiny_folder: Path, picture_folder: Path, tmp_path: Path) -> None:
     bundle = train_m2pt(m2pt_job(tiny_folder, picture_folder, tmp_path / "out", {"mode": "paper"}, steps=1))
     manifest = bundle.manifest

@@ -1,10 +1,11 @@
 """`passepartout model train pico-llava`: makes the weights that lie in `weights/`, from nothing but pictures.
 
 Two stages (`tower.py`, `language.py`); each keeps its working state in the run folder, and a stage that is
-done is not done again. Measured on 2 CPU cores: about half an hour each.
+done is not done again. Measured on 2 CPU cores: about half an hour for the first, 40 minutes for the second.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,10 +18,17 @@ from training.pico.anatomy import WEIGHTS_FOLDER
 from training.pico.language import LanguageRecipe, train_language
 from training.pico.tower import TowerRecipe, train_tower
 
-__all__ = ["POLISH", "export_weights", "main"]
+__all__ = ["ROUNDS", "export_weights", "main"]
 
-POLISH = LanguageRecipe(steps=240, projector_lr=6e-4, update_lr=1.2e-3, seed=2_000_003)
-"""The second round of stage 2: fresh pictures, lower rates."""
+ROUNDS = (
+    LanguageRecipe(),
+    LanguageRecipe(steps=240, projector_lr=6e-4, update_lr=1.2e-3, seed=2_000_003),
+    LanguageRecipe(steps=700, projector_lr=8e-4, update_lr=1.6e-3, seed=3_000_003),
+)
+"""Stage 2, each round from where the one before ended, on fresh pictures with the optimiser afresh.
+
+Held-out pictures named after each round: 82 %, 84 %, 88 % (of 200, among ten candidates).
+"""
 
 
 def export_weights(tower_file: Path, language_file: Path, out: Path) -> None:
@@ -60,21 +68,32 @@ def main(argv: list[str]) -> int:
         "--out", type=Path, default=WEIGHTS_FOLDER, help="folder of the weights (default: the package's own)"
     )
     parser.add_argument("--tower-steps", type=int, default=TowerRecipe.steps, help="default: %(default)s")
+    planned = " + ".join(str(recipe.steps) for recipe in ROUNDS)
     parser.add_argument(
-        "--language-steps", type=int, default=LanguageRecipe.steps, help="default: %(default)s"
+        "--language-steps", type=int, help=f"of each round of the language stage (default: {planned})"
     )
     options = parser.parse_args(argv)
     keep_freed_memory()
     options.run.mkdir(parents=True, exist_ok=True)
-    tower, language, polished = (options.run / f"{stage}.pt" for stage in ("tower", "language", "polished"))
+    tower = options.run / "tower.pt"
     if not _done(tower, options.tower_steps):
         train_tower(TowerRecipe(steps=options.tower_steps), tower)
-    if not _done(language, options.language_steps):
-        train_language(LanguageRecipe(steps=options.language_steps), tower, language)
-    if not _done(polished, POLISH.steps):
-        train_language(POLISH, tower, polished, start=language)
-    export_weights(tower, polished, options.out)
+    taught = _teach(tower, options.run, options.language_steps)
+    export_weights(tower, taught, options.out)
     return 0
+
+
+def _teach(tower: Path, run: Path, steps: int | None) -> Path:
+    """Stage 2 in its rounds, `steps` each if given; the last round's state file."""
+    before = None
+    for number, recipe in enumerate(ROUNDS, start=1):
+        state = run / f"language-{number}.pt"
+        recipe = recipe if steps is None else replace(recipe, steps=steps)
+        if not _done(state, recipe.steps):
+            train_language(recipe, tower, state, start=before)
+        before = state
+    assert before is not None
+    return before
 
 
 def _done(file: Path, steps: int) -> bool:
