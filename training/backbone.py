@@ -180,10 +180,12 @@ class LlavaBackbone:
         answers = [self.chat.encode(rendered, choice).answer for choice in choices]
         return replace(encoded, allowed=allowed_tokens(encoded.answer, answers))
 
-    def encode_answer(self, example: Example, choice: str, usage: Usage) -> tuple[int, ...]:
-        """A candidate answer's token ids, without an end token: a name is ranked by its own tokens."""
+    def encode_answer(
+        self, example: Example, choice: str, usage: Usage, *, end: bool = False
+    ) -> tuple[int, ...]:
+        """A candidate answer's token ids; without an end token a name is ranked by its own tokens."""
         rendered = self.chat.render(example.question, picture=example.picture is not None, usage=usage)
-        return self.chat.encode(rendered, choice, end=False).answer
+        return self.chat.encode(rendered, choice, end=end).answer
 
     def process(self, pictures: list[Image.Image]) -> Tensor:
         """Pictures through the checkpoint's own image processor, as a plain request's: (B, 3, h, w) f32."""

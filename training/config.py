@@ -116,6 +116,7 @@ class M2ptOptions(_Config):
     )
     mode: Literal["released", "paper"] = Field("released", description="what the language model gets of P_v")
     projector: bool = Field(True, description="train the projector further")
+    vision_lr: float | None = Field(None, gt=0, description="the vision prompts' learning rate (default: lr)")
     projector_lr: float | None = Field(None, gt=0, description="its own learning rate (default: lr)")
     weight_decay: float = Field(0.0, ge=0.0, description="AdamW's")
     max_gradient_norm: float = Field(1.0, gt=0, description="longer gradients are scaled down to it")
@@ -144,8 +145,10 @@ class EvaluateConfig(_Config):
     model: Path
     data: DataConfig
     bundle: Path | None = Field(None, description="a bundle to measure beside the base model")
-    how: Literal["ranking", "generation"] = Field(
-        "ranking", description="rank the choices by mean log-likelihood per token, or generate and compare"
+    how: Literal["ranking", "structured", "generation"] = Field(
+        "ranking",
+        description="rank the choices by mean log-likelihood per token; decode among them, as a server does "
+        "for a task with choices; or generate and compare",
     )
     batch: int = Field(16, ge=1)
     max_new_tokens: int = Field(16, ge=1, description="for generation")

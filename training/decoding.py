@@ -1,4 +1,4 @@
-"""Answers from a frozen model: the score of each candidate, or greedy text.
+"""Answers from a frozen model: the likelihood of each candidate, or greedy text.
 
 The question (its picture and the learned prompts included) goes through the model once and stays in a
 key-value cache; candidates and generated tokens continue from there. Learned text prompts act in that first
@@ -15,7 +15,7 @@ from transformers import DynamicCache
 from training.backbone import NO_PROMPTS, DeepPrompts, LlavaBackbone
 from training.chat import Encoded, collate
 
-__all__ = ["generate", "score_choices"]
+__all__ = ["choice_log_probs", "generate", "structured_choice"]
 
 ROWS_AT_ONCE = 64
 
@@ -38,15 +38,15 @@ class _Prefix:
 
 
 @torch.inference_mode()
-def score_choices(
+def choice_log_probs(
     backbone: LlavaBackbone,
     questions: Sequence[Sequence[int]],
     choices: Sequence[Sequence[Sequence[int]]],
     *,
     features: Tensor | None,
     deep: DeepPrompts = NO_PROMPTS,
-) -> list[Tensor]:
-    """Mean log-likelihood per token of each candidate answer.
+) -> list[list[Tensor]]:
+    """Log-likelihood of each token of each candidate answer.
 
     Args:
         questions: B prompts as token ids, a picture being one image token.
@@ -54,15 +54,31 @@ def score_choices(
         features: (pictures, N, d) in the order of the questions that have a picture.
 
     Returns:
-        B tensors, one score per candidate.
+        For each question and each of its candidates (tokens,) float32.
     """
     prefix = _first_pass(backbone, questions, features, deep)
     rows = [(number, candidate) for number, group in enumerate(choices) for candidate in group]
-    scores = [
-        _continue(backbone, prefix, rows[start : start + ROWS_AT_ONCE])
+    scores = iter(
+        score
         for start in range(0, len(rows), ROWS_AT_ONCE)
-    ]
-    return list(torch.cat(scores).split([len(group) for group in choices]))
+        for score in _continue(backbone, prefix, rows[start : start + ROWS_AT_ONCE])
+    )
+    return [[next(scores) for _ in group] for group in choices]
+
+
+def structured_choice(choices: Sequence[Sequence[int]], log_probs: Sequence[Tensor]) -> int:
+    """The candidate that greedy decoding writes if it may write nothing else, as structured output does.
+
+    Args:
+        choices: token ids of each candidate, end token included.
+        log_probs: (tokens,) of each, as from `choice_log_probs`.
+    """
+    alive, place = list(range(len(choices))), 0
+    while len(alive) > 1 and place < len(choices[alive[0]]):
+        best = max(alive, key=lambda number: float(log_probs[number][place]))
+        alive = [number for number in alive if choices[number][place] == choices[best][place]]
+        place += 1
+    return alive[0]
 
 
 @torch.inference_mode()
@@ -106,8 +122,10 @@ def _first_pass(
     return _Prefix(cache, seen, lengths, backbone.model.lm_head(last).float().log_softmax(-1))
 
 
-def _continue(backbone: LlavaBackbone, prefix: _Prefix, rows: list[tuple[int, Sequence[int]]]) -> Tensor:
-    """Scores of R (question number, candidate) rows: (R,)."""
+def _continue(
+    backbone: LlavaBackbone, prefix: _Prefix, rows: list[tuple[int, Sequence[int]]]
+) -> list[Tensor]:
+    """Log-likelihoods of R (question number, candidate) rows: R tensors (tokens,)."""
     owner = torch.tensor([number for number, _ in rows], device=backbone.device)
     longest = max(len(candidate) for _, candidate in rows)
     tokens = torch.zeros(len(rows), longest, dtype=torch.int64)
@@ -125,7 +143,7 @@ def _continue(backbone: LlavaBackbone, prefix: _Prefix, rows: list[tuple[int, Se
         )
         log_probs = backbone.model.lm_head(hidden).float().log_softmax(-1)
         steps.append(log_probs.gather(2, tokens[:, 1:, None])[..., 0])
-    return (torch.cat(steps, dim=1) * real).sum(1) / real.sum(1)
+    return [row[mask] for row, mask in zip(torch.cat(steps, dim=1), real, strict=True)]
 
 
 def _select(cache: DynamicCache, rows: Tensor) -> DynamicCache:

@@ -1,8 +1,9 @@
 """How well a model answers, without and with a bundle, on transformers.
 
 `ranking`: each candidate is scored by its mean log-likelihood per token after the question; the best one is
-the answer (the paper's measure for classes). `generation`: the greedy answer is compared after normalisation
-(lower case, punctuation, articles, number words).
+the answer (the paper's measure for classes). `structured`: the candidate that greedy decoding writes if it
+may write nothing else, which is what a server answers for a task with choices. `generation`: the greedy
+answer is compared after normalisation (lower case, punctuation, articles, number words).
 """
 
 import re
@@ -20,12 +21,12 @@ from prompts.frame import frame_picture
 from prompts.manifest import Usage
 from training.backbone import NO_PROMPTS, DeepPrompts, LlavaBackbone
 from training.data import Example, ExampleSource
-from training.decoding import generate, score_choices
+from training.decoding import choice_log_probs, generate, structured_choice
 from training.statistics import Score, score
 
 __all__ = ["Graded", "How", "evaluate", "normalise_answer", "score_of"]
 
-How = Literal["ranking", "generation"]
+How = Literal["ranking", "structured", "generation"]
 
 _NUMBER_WORDS = {
     word: str(number)
@@ -58,7 +59,7 @@ def evaluate(
     """Answers every example in order, `batch` at a time; yields them as they come.
 
     Raises:
-        ConfigError: `ranking` and an example without choices.
+        ConfigError: `ranking` or `structured`, and an example without choices.
         PictureRequiredError: an example without a picture, and a bundle that only has a frame.
         UnsupportedError: the bundle has an output layer of its own.
     """
@@ -68,10 +69,20 @@ def evaluate(
         examples = [source[index] for index in range(start, min(start + batch, len(source)))]
         features = _features(backbone, examples, bundle, deep)
         questions = [backbone.encode_example(example, usage).prompt for example in examples]
-        if how == "ranking":
-            said = _ranked(backbone, examples, questions, features, deep, usage)
-        else:
+        if how == "generation":
             said = generate(backbone, questions, features=features, deep=deep, max_new_tokens=max_new_tokens)
+        else:
+            end = how == "structured"
+            ids = [
+                [backbone.encode_answer(example, choice, usage, end=end) for choice in _choices(example)]
+                for example in examples
+            ]
+            log_probs = choice_log_probs(backbone, questions, ids, features=features, deep=deep)
+            best = structured_choice if end else _most_likely
+            said = [
+                _choices(example)[best(group, scores)]
+                for example, group, scores in zip(examples, ids, log_probs, strict=True)
+            ]
         for example, answer in zip(examples, said, strict=True):
             right = normalise_answer(answer) == normalise_answer(example.answer)
             yield Graded(example.question, example.answer, answer, right)
@@ -105,21 +116,9 @@ def _features(
         return backbone.image_features(backbone.pixels(framed), deep)
 
 
-def _ranked(
-    backbone: LlavaBackbone,
-    examples: Sequence[Example],
-    questions: Sequence[Sequence[int]],
-    features: Tensor | None,
-    deep: DeepPrompts,
-    usage: Usage,
-) -> list[str]:
-    groups = [_choices(example) for example in examples]
-    ids = [
-        [backbone.encode_answer(example, choice, usage) for choice in group]
-        for example, group in zip(examples, groups, strict=True)
-    ]
-    scores = score_choices(backbone, questions, ids, features=features, deep=deep)
-    return [group[int(row.argmax())] for group, row in zip(groups, scores, strict=True)]
+def _most_likely(_: object, log_probs: Sequence[Tensor]) -> int:
+    """The candidate with the highest mean log-likelihood per token."""
+    return max(range(len(log_probs)), key=lambda number: float(log_probs[number].mean()))
 
 
 def _choices(example: Example) -> tuple[str, ...]:

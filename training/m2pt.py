@@ -59,13 +59,15 @@ class _Learned:
 
     def groups(self) -> list[dict[str, object]]:
         """AdamW's parameter groups, with each group's own peak learning rate as `peak`."""
-        rates = {"prompts": self.config.lr, "projector": self.config.m2pt.projector_lr or self.config.lr}
-        chosen: dict[str, list[Tensor]] = {"prompts": [], "projector": []}
+        own = {
+            "text": self.config.lr,
+            "vision": self.config.m2pt.vision_lr or self.config.lr,
+            "projector": self.config.m2pt.projector_lr or self.config.lr,
+        }
+        chosen: dict[str, list[Tensor]] = {}
         for name, tensor in self.tensors.items():
-            chosen["projector" if name.startswith("projector.") else "prompts"].append(tensor)
-        return [
-            {"params": chosen[kind], "lr": rate, "peak": rate} for kind, rate in rates.items() if chosen[kind]
-        ]
+            chosen.setdefault(name.partition(".")[0], []).append(tensor)
+        return [{"params": tensors, "lr": own[part], "peak": own[part]} for part, tensors in chosen.items()]
 
 
 def train_m2pt(config: M2ptConfig) -> Bundle:

@@ -16,10 +16,15 @@ __all__ = ["validation_metrics"]
 def validation_metrics(
     config: TrainConfig, backbone: LlavaBackbone, bundle: Bundle, source: ExampleSource | None
 ) -> dict[str, JsonValue]:
-    """Ranking where the examples have choices, else generation; {} without validation data."""
+    """As the server will answer: structured where the task has choices, else generation.
+
+    Examples with choices and a task without are ranked. {} without validation data.
+    """
     if source is None:
         return {}
-    how: How = "ranking" if source[0].choices else "generation"
+    how: How = "generation"
+    if source[0].choices:
+        how = "structured" if config.usage.choices else "ranking"
     base = score_of(list(evaluate(backbone, source, how=how, batch=config.batch)))
     tuned = score_of(list(evaluate(backbone, source, bundle=bundle, how=how, batch=config.batch)))
     print(f"{config.name}: validation accuracy {base} without, {tuned} with the prompt (n = {tuned.n})")

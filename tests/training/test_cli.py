@@ -81,7 +81,7 @@ def check_run(run: Path, *, printed: str, method: str) -> Bundle:
     manifest = bundle.manifest
     assert manifest.usage.choices == ("heron", "seven", "water bird")
     validation = manifest.metrics["validation"]
-    assert validation["measure"] == "ranking"
+    assert validation["measure"] == "structured"
     assert {validation[part]["n"] for part in ("base", "task")} == {6}
     origin = manifest.provenance
     assert (origin.method, origin.seed, origin.config["seed"]) == (method, 7, 7)

@@ -19,7 +19,7 @@ from training.backbone import NO_PROMPTS, DeepPrompts, LlavaBackbone
 from training.chat import Encoded, collate
 from training.config import EvaluateConfig
 from training.data import Example
-from training.evaluate import evaluate, normalise_answer, score_of
+from training.evaluate import How, evaluate, normalise_answer, score_of
 from training.evaluation_report import BASE, report
 
 CHOICES = ("seven", "a heron by the water", "three")
@@ -141,10 +141,40 @@ def test_answers_are_compared_after_normalising(said: str, wanted: str, same: bo
     assert (normalise_answer(said) == normalise_answer(wanted)) == same
 
 
-def test_ranking_needs_choices(tiny: LlavaBackbone) -> None:
+@torch.no_grad()
+def naive_structured(tiny: LlavaBackbone, example: Example, bundle: Bundle) -> str:
+    """Greedy text whose every next token must go on towards one of the choices."""
+    deep = DeepPrompts.of_bundle(bundle, tiny.device)
+    assert example.picture is not None
+    features = tiny.image_features(tiny.process([example.picture]), deep)
+    rendered = tiny.chat.render(example.question, picture=True, usage=bundle.manifest.usage)
+    answers = {choice: tiny.chat.encode(rendered, choice).answer for choice in example.choices or ()}
+    said: tuple[int, ...] = ()
+    while said not in answers.values():
+        batch = collate(
+            [Encoded(tiny.chat.encode(rendered, "").prompt, said)],
+            image_token_id=tiny.chat.image_token_id,
+            image_rows=features.shape[1],
+        )
+        logits = tiny.model.lm_head(tiny.hidden_states(tiny.embed(batch, features), deep)[0, -1])
+        open_ids = [ids[len(said)] for ids in answers.values() if ids[: len(said)] == said]
+        said += (max(open_ids, key=lambda token: float(logits[token])),)
+    return next(choice for choice, ids in answers.items() if ids == said)
+
+
+@pytest.mark.parametrize("bundle", ["whole"], indirect=True)
+def test_structured_is_greedy_among_the_choices(tiny: LlavaBackbone, bundle: Bundle) -> None:
+    choices = ("a heron", "a heron by the water", "a hero", "seven", "nine", "well", "what is it", "no")
+    source = [Example(random_picture(number), "what?", "no", choices) for number in range(8)]
+    graded = evaluate(tiny, source, bundle=bundle, how="structured", batch=3)
+    assert [one.said for one in graded] == [naive_structured(tiny, example, bundle) for example in source]
+
+
+@pytest.mark.parametrize("how", ["ranking", "structured"])
+def test_candidates_are_needed(tiny: LlavaBackbone, how: How) -> None:
     source = [Example(random_picture(0), "what?", "seven")]
     with pytest.raises(ConfigError, match="how: expected choices to rank"):
-        list(evaluate(tiny, source))
+        list(evaluate(tiny, source, how=how))
 
 
 @pytest.mark.parametrize("bundle", ["frame"], indirect=True)
