@@ -6,7 +6,9 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from training.config import EvaluateConfig, M2ptConfig, TvpConfig, read_config
+from pydantic.fields import FieldInfo
+
+from training.config import EvaluateConfig, M2ptConfig, TrainConfig, TvpConfig, read_config
 from training.memory import keep_freed_memory
 
 __all__ = ["main_evaluate", "main_model", "main_train"]
@@ -21,6 +23,10 @@ _MODEL_COMMANDS = {
         "make its weights from pictures (an hour or two on 2 cores)",
     ),
 }
+
+
+_BY_METHOD = ("lr", "warmup")
+"""Fields whose default is each method's own."""
 
 
 def main_train(argv: list[str]) -> int:
@@ -72,7 +78,7 @@ def _train_parser() -> argparse.ArgumentParser:
         description="Train a prompt offline. Ctrl-C writes a checkpoint; the same command goes on from it.",
         epilog=_fields_help() + "\n\nexamples:\n"
         "  passepartout train m2pt --config examples/pico/lines.yaml\n"
-        "  passepartout train tvp --config examples/demo/kind-frame.yaml --set lr=5 --set tvp.flip=false",
+        "  passepartout train tvp --config examples/demo/category-frame.yaml --set lr=50",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -102,19 +108,21 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 def _fields_help() -> str:
     """The config's fields with their defaults, from the models themselves."""
     lines = ["fields of the config:"]
-    for name, field in TvpConfig.model_fields.items():
-        if name != "tvp":
-            lines.append(_field_line(name, field.default, field.is_required(), field.description))
+    shared = TrainConfig.model_fields.items()
+    lines += [_field_line(name, field) for name, field in shared if name not in _BY_METHOD]
     for title, kind in (("tvp", TvpConfig), ("m2pt", M2ptConfig)):
         options = kind.model_fields[title].annotation
         assert options is not None
-        for name, field in options.model_fields.items():
-            lines.append(
-                _field_line(f"{title}.{name}", field.default, field.is_required(), field.description)
-            )
+        lines.append(f"of {title}:")
+        own = {name: kind.model_fields[name] for name in _BY_METHOD}
+        lines += [_field_line(name, field) for name, field in own.items()]
+        lines += [_field_line(f"{title}.{name}", field) for name, field in options.model_fields.items()]
     return "\n".join(lines)
 
 
-def _field_line(name: str, default: object, required: bool, meaning: str | None) -> str:
-    shown = "required" if required else f"default {json.dumps(default, default=lambda _: '…')}"
-    return f"  {name:<24}{meaning or ''} ({shown})".replace('"…"', "…")
+def _field_line(name: str, field: FieldInfo) -> str:
+    default = "…" if field.default_factory else json.dumps(field.default, default=lambda _: "…").strip('"')
+    default = "none" if default in ("", "null") else default
+    shown = "required" if field.is_required() else f"default {default}"
+    stated = field.default is None and "default" in (field.description or "")
+    return f"  {name:<24}{field.description or ''}" + ("" if stated else f" ({shown})")

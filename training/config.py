@@ -100,7 +100,7 @@ class TvpConfig(TrainConfig):
     """`passepartout train tvp`."""
 
     lr: float = Field(10.0, gt=0, description="length of the first step, in units of the gradient's own norm")
-    warmup: Share = 0.0
+    warmup: Share = Field(0.0, description="share of the steps over which the learning rate rises")
     tvp: TvpOptions
 
 

@@ -24,7 +24,6 @@ __all__ = ["CATEGORIES", "COUNTS", "LINE_NAMES", "NAME_QUESTION", "TASKS", "Pico
 NAME_QUESTION = "What is in the picture?"
 COUNT_QUESTION = "How many things are in the picture?"
 CATEGORY_QUESTION = "What kind of thing is in the picture?"
-KIND_QUESTION = "Is it an animal, food, a vehicle, clothing or a face?"
 CATEGORIES = ("animal", "food", "vehicle", "clothing", "face")
 COUNTS = ("one", "two", "three", "four")
 YES_NO = ("yes", "no")
@@ -86,24 +85,15 @@ def _presence(rng: np.random.Generator) -> Example:
 
 def _category(rng: np.random.Generator) -> Example:
     """One glyph of a group; each group as often as the others."""
-    return _sorting(rng, CATEGORY_QUESTION)
-
-
-def _kind(rng: np.random.Generator) -> Example:
-    """The same, with the answers in the question."""
-    return _sorting(rng, KIND_QUESTION)
-
-
-def _sorting(rng: np.random.Generator, question: str) -> Example:
     category = CATEGORIES[int(rng.integers(len(CATEGORIES)))]
     members = _members()[category]
-    return _example(rng, [members[int(rng.integers(len(members)))]], question, category, CATEGORIES)
+    shown = members[int(rng.integers(len(members)))]
+    return _example(rng, [shown], CATEGORY_QUESTION, category, CATEGORIES)
 
 
 TASKS: dict[str, Callable[[np.random.Generator], Example]] = {
     "category": _category,
     "count": _count,
-    "kind": _kind,
     "lines": _lines,
     "name": _name,
     "name_held_out": _name_held_out,

@@ -15,9 +15,11 @@ from training.demo.lineup import LINEUP, examples_folder
 pytestmark = pytest.mark.behaviour
 
 SHIPPED = [entry.task for entry in LINEUP if entry.verb is None]
-PICTURES_PER_TASK = 60
-CLEAR_GAINS = ("category",)
-"""Shipped tasks whose gain is larger than its noise at so few pictures."""
+PICTURES_PER_TASK = 80
+STEPS = 60
+"""Too few for the frame to show a gain at so few pictures; every other task does."""
+CLEAR_GAINS = ("category-quick", *SHIPPED)
+LARGE_GAIN, LARGE_GAINS = 0.2, 2
 
 
 def free_port() -> int:
@@ -44,12 +46,10 @@ def demo(
         "--port",
         str(free_port()),
     ]
-    command += ["--n", str(PICTURES_PER_TASK), "--steps", "3"]
+    command += ["--n", str(PICTURES_PER_TASK), "--steps", str(STEPS)]
     environment = {**os.environ, "PASSEPARTOUT_HOME": str(pico_llava.parents[1])}
     done = subprocess.run(command, capture_output=True, text=True, timeout=1500, env=environment, check=False)
-    assert done.returncode in (0, 1), (
-        done.stdout[-2000:] + done.stderr[-2000:]
-    )  # 1: three steps teach nothing
+    assert done.returncode in (0, 1), done.stdout[-2000:] + done.stderr[-2000:]  # 1: the frame alone
     rows = json.loads((out / "demo.json").read_text(encoding="utf-8"))["tasks"]
     return out, {row["task"]: row for row in rows}
 
@@ -62,11 +62,17 @@ def test_every_task_of_the_lineup_is_served_and_measured(demo) -> None:
 
 
 @pytest.mark.parametrize("task", CLEAR_GAINS)
-def test_a_shipped_task_beats_the_base_model_by_more_than_its_interval(demo, task: str) -> None:
+def test_a_task_beats_the_base_model_by_more_than_its_interval(demo, task: str) -> None:
     _, rows = demo
     base, tuned = rows[task]["base"], rows[task]["tuned"]
     noise = math.hypot((base["high"] - base["low"]) / 2, (tuned["high"] - tuned["low"]) / 2)
     assert tuned["accuracy"] - base["accuracy"] > noise
+
+
+def test_shipped_tasks_gain_much(demo) -> None:
+    _, rows = demo
+    gains = [rows[task]["tuned"]["accuracy"] - rows[task]["base"]["accuracy"] for task in SHIPPED]
+    assert sum(gain >= LARGE_GAIN for gain in gains) >= LARGE_GAINS
 
 
 def test_pictures_of_every_task_are_written(demo) -> None:
