@@ -26,9 +26,10 @@ from torch.func import functional_call
 from prompts.bundle import Bundle
 from prompts.deep import image_tokens, xavier_rms
 from prompts.errors import ConfigError, UnsupportedError
-from prompts.faults import fault
+from prompts.faults import fault, shown
 from prompts.manifest import Usage, VisionSpec
-from training.chat import ChatEncoder, Encoded, TokenBatch, allowed_tokens
+from training.chat import ChatEncoder, Encoded, TokenBatch
+from training.choices import ChoiceMask
 from training.data import Example
 from training.pixels import PixelPipeline
 from training.preflight import checkpoint_faults
@@ -90,6 +91,7 @@ class LlavaBackbone:
         self.processor = processor
         self.config = model.config
         self.dtype: torch.dtype = model.lm_head.weight.dtype
+        self._masks: dict[tuple[str, ...], ChoiceMask] = {}
         self.pixels = PixelPipeline.of_processor(processor.image_processor)
         self.stop_ids = _stop_ids(model, processor)
         self.chat = ChatEncoder(
@@ -160,7 +162,7 @@ class LlavaBackbone:
     def encode_example(self, example: Example, usage: Usage, *, over_choices: bool = False) -> Encoded:
         """Question and answer of an example as token ids, rendered as the server renders them.
 
-        `over_choices`: the answer competes with the other answers of `usage.choices` alone.
+        `over_choices`: the answer competes with what else `usage.choices` lets the server write.
 
         Raises:
             ConfigError: a text spells out the image token, the chat template refuses the usage, or the answer
@@ -168,24 +170,23 @@ class LlavaBackbone:
         """
         picture = example.picture is not None
         rendered = self.chat.render(example.question, picture=picture, usage=usage)
-        encoded = self.chat.encode(rendered, example.answer)
+        encoded = self.chat.encode(rendered, example.answer, bare=usage.choices is not None)
         self.chat.check_pictures(encoded, picture=picture)
-        if not over_choices:
-            return encoded
-        choices = usage.choices or ()
-        if example.answer not in choices:
-            expected, came = f"answers among usage.choices {list(choices)}", repr(example.answer)
-            cure = "add it to the choices, or train with loss_over: vocabulary"
-            raise ConfigError("train", [fault("data", expected=expected, came=came, cure=cure)])
-        answers = [self.chat.encode(rendered, choice).answer for choice in choices]
-        return replace(encoded, allowed=allowed_tokens(encoded.answer, answers))
+        if over_choices:
+            allowed = self.choice_mask(usage.choices or ()).allowed(encoded.answer)
+            encoded = replace(encoded, allowed=allowed)
+        return encoded
 
-    def encode_answer(
-        self, example: Example, choice: str, usage: Usage, *, end: bool = False
-    ) -> tuple[int, ...]:
-        """A candidate answer's token ids; without an end token a name is ranked by its own tokens."""
+    def encode_answer(self, example: Example, choice: str, usage: Usage) -> tuple[int, ...]:
+        """A candidate answer's token ids, without an end token: a name is ranked by its own tokens."""
         rendered = self.chat.render(example.question, picture=example.picture is not None, usage=usage)
-        return self.chat.encode(rendered, choice, end=end).answer
+        return self.chat.encode(rendered, choice, end=False, bare=usage.choices is not None).answer
+
+    def choice_mask(self, choices: tuple[str, ...]) -> ChoiceMask:
+        """What structured output lets through for these choices; made once."""
+        if choices not in self._masks:
+            self._masks[choices] = ChoiceMask(self.processor.tokenizer, choices)
+        return self._masks[choices]
 
     def process(self, pictures: list[Image.Image]) -> Tensor:
         """Pictures through the checkpoint's own image processor, as a plain request's: (B, 3, h, w) f32."""
@@ -253,24 +254,30 @@ class LlavaBackbone:
     def text_prompts_of(self, text: str, length: int) -> Tensor:
         """Text prompts that act as if `text` stood before the conversation: (L, P_t, d) float32.
 
-        They are the inputs of each decoder layer for the text's first `length` tokens (a shorter text is
-        repeated). The norm before attention makes a row's own length meaningless, so every row gets that of
-        a xavier row: one learning rate then fits all layers and both kinds of first values.
+        They are the inputs of each decoder layer for the text's tokens. The norm before attention makes a
+        row's own length nearly meaningless (its epsilon counts a little), so every row gets that of a xavier
+        row: one learning rate then fits all layers and both kinds of first values.
 
         Raises:
-            ConfigError: the text has no tokens.
+            ConfigError: the text has another number of tokens, or an image token.
         """
         ids = self.chat.plain_ids(text)
-        if not ids:
-            cure = "write what should stand before the conversation"
+        if len(ids) != length:
+            expected, cure = f"{len(ids)}, the tokens of init_text", f"set text_length: {len(ids)}"
             raise ConfigError(
-                "train", [fault("m2pt.init_text", expected="a text", came=repr(text), cure=cure)]
+                "train", [fault("m2pt.text_length", expected=expected, came=str(length), cure=cure)]
             )
-        repeated = torch.tensor([(ids * length)[:length]], device=self.device)
+        if self.chat.image_token_id in ids:
+            expected, cure = "a text without the image token", "take it out"
+            raise ConfigError(
+                "train", [fault("m2pt.init_text", expected=expected, came=shown(text), cure=cure)]
+            )
+        tokens = torch.tensor([ids], device=self.device)
         with torch.no_grad():
-            output = self._decoder(input_ids=repeated, use_cache=False, output_hidden_states=True)
+            output = self._decoder(input_ids=tokens, use_cache=False, output_hidden_states=True)
         states = torch.cat(output.hidden_states[: self.text_shape[0]]).float()
-        return states * xavier_rms(length, states.shape[-1]) / states.square().mean(-1, keepdim=True).sqrt()
+        rms = states.square().mean(-1, keepdim=True).sqrt().clamp_min(torch.finfo(states.dtype).tiny)
+        return states * xavier_rms(length, states.shape[-1]) / rms
 
     def continue_from(self, cache: Any, tokens: Tensor, *, seen: Tensor, positions: Tensor) -> Tensor:
         """Hidden states (B, S, d) of tokens (B, S) that follow a cache, which grows by them.

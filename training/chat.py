@@ -17,7 +17,7 @@ from prompts.errors import ConfigError
 from prompts.faults import fault
 from prompts.manifest import Usage
 
-__all__ = ["ChatEncoder", "Encoded", "TokenBatch", "allowed_tokens", "collate"]
+__all__ = ["ChatEncoder", "Encoded", "TokenBatch", "collate"]
 
 PROBE = "wherefore"
 
@@ -96,10 +96,13 @@ class ChatEncoder:
                 "usage", [fault("system", expected=expected, came=str(error), cure=cure)]
             ) from error
 
-    def encode(self, rendered: str, answer: str, *, end: bool = True) -> Encoded:
-        """Ids of a rendered question and of its answer, a space between them unless one is there."""
+    def encode(self, rendered: str, answer: str, *, end: bool = True, bare: bool = False) -> Encoded:
+        """Ids of a rendered question and of its answer, a space between them unless one is there.
+
+        `bare`: no space is put there. Structured output allows the answer's own text alone.
+        """
         prompt = self._ids(rendered)
-        separator = "" if not rendered or rendered[-1].isspace() else " "
+        separator = "" if bare or not rendered or rendered[-1].isspace() else " "
         whole = self._ids(rendered + separator + answer)
         answered = whole[len(prompt) :] if whole[: len(prompt)] == prompt else self._ids(separator + answer)
         return Encoded(tuple(prompt), tuple(answered + [self.end_token_id] * end))
@@ -170,28 +173,20 @@ def collate(encoded: Sequence[Encoded], *, image_token_id: int, image_rows: int)
     return TokenBatch(ids.masked_fill(image, 0), image, answer, lengths, _allowed(encoded))
 
 
-def allowed_tokens(answer: Sequence[int], choices: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-    """For each token of `answer`, itself and what else could follow there if the answer is one of `choices`.
-
-    Args:
-        answer: token ids, end token included.
-        choices: the same of every answer there is.
-    """
-    steps = []
-    for place, token in enumerate(answer):
-        begun = [choice for choice in choices if tuple(choice[:place]) == tuple(answer[:place])]
-        others = {choice[place] for choice in begun if len(choice) > place} - {token}
-        steps.append((token, *sorted(others)))
-    return tuple(steps)
-
-
 def _allowed(encoded: Sequence[Encoded]) -> Tensor | None:
-    """The batch's `allowed`; None unless every example has one."""
-    steps = [step for item in encoded for step in item.allowed or ()]
-    if len(steps) < sum(len(item.answer) for item in encoded):
+    """The batch's `allowed`; None where no example has one.
+
+    Raises:
+        ValueError: some have one and some have none.
+    """
+    given = [item.allowed for item in encoded if item.allowed is not None]
+    if not given:
         return None
+    if len(given) < len(encoded):
+        raise ValueError(f"expected `allowed` in all {len(encoded)} examples or in none, came {len(given)}")
+    steps = [step for item in given for step in item]
     widest = max(map(len, steps), default=0)
-    return torch.tensor([[*step, *[-1] * (widest - len(step))] for step in steps])
+    return torch.tensor([[*step, *[-1] * (widest - len(step))] for step in steps], dtype=torch.int64)
 
 
 def _expand(item: Encoded, image_token_id: int, image_rows: int) -> tuple[list[int], int]:

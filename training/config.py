@@ -114,6 +114,7 @@ class M2ptOptions(_Config):
         min_length=1,
         description="begin as if this text stood before the conversation (none: xavier-uniform, the paper's)",
     )
+    init_bundle: Path | None = Field(None, description="begin with this bundle's values (of the same shapes)")
     mode: Literal["released", "paper"] = Field("released", description="what the language model gets of P_v")
     projector: bool = Field(True, description="train the projector further")
     vision_lr: float | None = Field(None, gt=0, description="the vision prompts' learning rate (default: lr)")
@@ -121,6 +122,14 @@ class M2ptOptions(_Config):
     weight_decay: float = Field(0.0, ge=0.0, description="AdamW's")
     max_gradient_norm: float = Field(1.0, gt=0, description="longer gradients are scaled down to it")
     max_length: int = Field(1024, ge=1, description="rows of an example, prompts included; answers are cut")
+
+    @model_validator(mode="after")
+    def _begins_somewhere(self) -> "M2ptOptions":
+        if self.init_text is not None and self.init_bundle is not None:
+            raise ValueError("expected init_text or init_bundle, came both; leave one out")
+        if self.init_text is not None and not self.text_length:
+            raise ValueError("expected a text_length for init_text, came 0; set it to the text's tokens")
+        return self
 
     @model_validator(mode="after")
     def _learns_something(self) -> "M2ptOptions":

@@ -131,6 +131,7 @@ class ImageFolderSource:
             )
         self._question = entry.question
         self.choices = tuple(by_class)
+        self.answers = frozenset(by_class)
         self._items = _interleave(by_class)[: entry.limit]
 
     def __len__(self) -> int:
@@ -159,6 +160,11 @@ class LlavaJsonSource:
             faults.append(fault("file", expected="a question and an answer", came="an empty list", cure=cure))
         if faults:
             raise ConfigError(entry.file, faults[:_FAULTS_GATHERED])
+
+    @property
+    def answers(self) -> frozenset[str]:
+        """Every answer there is."""
+        return frozenset(answer for _, _, answer in self._items)
 
     @property
     def without_picture(self) -> int:

@@ -1,4 +1,4 @@
-"""Answers from a frozen model: the likelihood of each candidate, or greedy text.
+"""Answers from a frozen model: the score of each candidate, or greedy text.
 
 The question (its picture and the learned prompts included) goes through the model once and stays in a
 key-value cache; candidates and generated tokens continue from there. Learned text prompts act in that first
@@ -14,8 +14,9 @@ from transformers import DynamicCache
 
 from training.backbone import NO_PROMPTS, DeepPrompts, LlavaBackbone
 from training.chat import Encoded, collate
+from training.choices import ChoiceMask
 
-__all__ = ["choice_log_probs", "generate", "structured_choice"]
+__all__ = ["generate", "score_choices"]
 
 ROWS_AT_ONCE = 64
 
@@ -38,15 +39,15 @@ class _Prefix:
 
 
 @torch.inference_mode()
-def choice_log_probs(
+def score_choices(
     backbone: LlavaBackbone,
     questions: Sequence[Sequence[int]],
     choices: Sequence[Sequence[Sequence[int]]],
     *,
     features: Tensor | None,
     deep: DeepPrompts = NO_PROMPTS,
-) -> list[list[Tensor]]:
-    """Log-likelihood of each token of each candidate answer.
+) -> list[Tensor]:
+    """Mean log-likelihood per token of each candidate answer.
 
     Args:
         questions: B prompts as token ids, a picture being one image token.
@@ -54,31 +55,15 @@ def choice_log_probs(
         features: (pictures, N, d) in the order of the questions that have a picture.
 
     Returns:
-        For each question and each of its candidates (tokens,) float32.
+        B tensors, one score per candidate.
     """
     prefix = _first_pass(backbone, questions, features, deep)
     rows = [(number, candidate) for number, group in enumerate(choices) for candidate in group]
-    scores = iter(
-        score
+    scores = [
+        _continue(backbone, prefix, rows[start : start + ROWS_AT_ONCE])
         for start in range(0, len(rows), ROWS_AT_ONCE)
-        for score in _continue(backbone, prefix, rows[start : start + ROWS_AT_ONCE])
-    )
-    return [[next(scores) for _ in group] for group in choices]
-
-
-def structured_choice(choices: Sequence[Sequence[int]], log_probs: Sequence[Tensor]) -> int:
-    """The candidate that greedy decoding writes if it may write nothing else, as structured output does.
-
-    Args:
-        choices: token ids of each candidate, end token included.
-        log_probs: (tokens,) of each, as from `choice_log_probs`.
-    """
-    alive, place = list(range(len(choices))), 0
-    while len(alive) > 1 and place < len(choices[alive[0]]):
-        best = max(alive, key=lambda number: float(log_probs[number][place]))
-        alive = [number for number in alive if choices[number][place] == choices[best][place]]
-        place += 1
-    return alive[0]
+    ]
+    return list(torch.cat(scores).split([len(group) for group in choices]))
 
 
 @torch.inference_mode()
@@ -89,20 +74,40 @@ def generate(
     features: Tensor | None,
     deep: DeepPrompts = NO_PROMPTS,
     max_new_tokens: int = 32,
+    masks: Sequence[ChoiceMask] | None = None,
 ) -> list[str]:
-    """The most likely continuation of each question, up to its end token."""
+    """The most likely continuation of each question, up to its end token.
+
+    `masks`: one for each question; its answer is held to the mask's choices, as by structured output.
+    """
     prefix = _first_pass(backbone, questions, features, deep)
-    token, seen, position = prefix.log_probs.argmax(-1), prefix.seen, prefix.lengths
+    written = [b""] * len(questions)
+    token, seen, position = _next(prefix.log_probs, masks, written), prefix.seen, prefix.lengths
     stop = torch.tensor(backbone.stop_ids, device=backbone.device)
     answers = [token]
     done = torch.isin(token, stop)
     while not done.all() and len(answers) < max_new_tokens:
         seen = torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)
         hidden = backbone.continue_from(prefix.cache, token[:, None], seen=seen, positions=position[:, None])
-        token, position = backbone.model.lm_head(hidden[:, -1]).argmax(-1), position + 1
+        token, position = _next(backbone.model.lm_head(hidden[:, -1]), masks, written), position + 1
         answers.append(token)
         done |= torch.isin(token, stop)
     return [backbone.chat.decode(_until(row, backbone.stop_ids)) for row in torch.stack(answers, 1).tolist()]
+
+
+def _next(logits: Tensor, masks: Sequence[ChoiceMask] | None, written: list[bytes]) -> Tensor:
+    """The most likely next token of each row (B, vocabulary) that its mask lets through: (B,).
+
+    `written` grows by what the tokens write. What comes after an end token is cut by the caller.
+    """
+    if masks is None:
+        return logits.argmax(-1)
+    chosen = []
+    for row, mask in enumerate(masks):
+        ids = mask.next_ids(written[row])
+        chosen.append(ids[int(logits[row, ids].argmax())])
+        written[row] += mask.text(chosen[-1])
+    return torch.tensor(chosen, device=logits.device)
 
 
 def _first_pass(
@@ -122,10 +127,8 @@ def _first_pass(
     return _Prefix(cache, seen, lengths, backbone.model.lm_head(last).float().log_softmax(-1))
 
 
-def _continue(
-    backbone: LlavaBackbone, prefix: _Prefix, rows: list[tuple[int, Sequence[int]]]
-) -> list[Tensor]:
-    """Log-likelihoods of R (question number, candidate) rows: R tensors (tokens,)."""
+def _continue(backbone: LlavaBackbone, prefix: _Prefix, rows: list[tuple[int, Sequence[int]]]) -> Tensor:
+    """Scores of R (question number, candidate) rows: (R,)."""
     owner = torch.tensor([number for number, _ in rows], device=backbone.device)
     longest = max(len(candidate) for _, candidate in rows)
     tokens = torch.zeros(len(rows), longest, dtype=torch.int64)
@@ -143,7 +146,7 @@ def _continue(
         )
         log_probs = backbone.model.lm_head(hidden).float().log_softmax(-1)
         steps.append(log_probs.gather(2, tokens[:, 1:, None])[..., 0])
-    return [row[mask] for row, mask in zip(torch.cat(steps, dim=1), real, strict=True)]
+    return (torch.cat(steps, dim=1) * real).sum(1) / real.sum(1)
 
 
 def _select(cache: DynamicCache, rows: Tensor) -> DynamicCache:

@@ -1,9 +1,9 @@
 """How well a model answers, without and with a bundle, on transformers.
 
 `ranking`: each candidate is scored by its mean log-likelihood per token after the question; the best one is
-the answer (the paper's measure for classes). `structured`: the candidate that greedy decoding writes if it
-may write nothing else, which is what a server answers for a task with choices. `generation`: the greedy
-answer is compared after normalisation (lower case, punctuation, articles, number words).
+the answer (the paper's measure for classes). `structured`: greedy text held to the choices (the task's, else
+the example's), which is what a server answers for a task with choices. `generation`: the greedy answer is
+compared after normalisation (lower case, punctuation, articles, number words).
 """
 
 import re
@@ -21,7 +21,7 @@ from prompts.frame import frame_picture
 from prompts.manifest import Usage
 from training.backbone import NO_PROMPTS, DeepPrompts, LlavaBackbone
 from training.data import Example, ExampleSource
-from training.decoding import choice_log_probs, generate, structured_choice
+from training.decoding import generate, score_choices
 from training.statistics import Score, score
 
 __all__ = ["Graded", "How", "evaluate", "normalise_answer", "score_of"]
@@ -55,8 +55,11 @@ def evaluate(
     how: How = "ranking",
     batch: int = 16,
     max_new_tokens: int = 16,
+    choices: tuple[str, ...] | None = None,
 ) -> Iterator[Graded]:
     """Answers every example in order, `batch` at a time; yields them as they come.
+
+    `choices`: for `structured` the answers there are (default: the bundle's, else each example's).
 
     Raises:
         ConfigError: `ranking` or `structured`, and an example without choices.
@@ -69,20 +72,17 @@ def evaluate(
         examples = [source[index] for index in range(start, min(start + batch, len(source)))]
         features = _features(backbone, examples, bundle, deep)
         questions = [backbone.encode_example(example, usage).prompt for example in examples]
-        if how == "generation":
-            said = generate(backbone, questions, features=features, deep=deep, max_new_tokens=max_new_tokens)
+        if how == "ranking":
+            said = _ranked(backbone, examples, questions, features, deep, usage)
         else:
-            end = how == "structured"
-            ids = [
-                [backbone.encode_answer(example, choice, usage, end=end) for choice in _choices(example)]
-                for example in examples
-            ]
-            log_probs = choice_log_probs(backbone, questions, ids, features=features, deep=deep)
-            best = structured_choice if end else _most_likely
-            said = [
-                _choices(example)[best(group, scores)]
-                for example, group, scores in zip(examples, ids, log_probs, strict=True)
-            ]
+            masks, longest = None, max_new_tokens
+            if how == "structured":
+                groups = [choices or usage.choices or _choices(example) for example in examples]
+                masks = [backbone.choice_mask(group) for group in groups]
+                longest = 1 + max(len(choice.encode()) for group in groups for choice in group)
+            said = generate(
+                backbone, questions, features=features, deep=deep, max_new_tokens=longest, masks=masks
+            )
         for example, answer in zip(examples, said, strict=True):
             right = normalise_answer(answer) == normalise_answer(example.answer)
             yield Graded(example.question, example.answer, answer, right)
@@ -116,15 +116,28 @@ def _features(
         return backbone.image_features(backbone.pixels(framed), deep)
 
 
-def _most_likely(_: object, log_probs: Sequence[Tensor]) -> int:
-    """The candidate with the highest mean log-likelihood per token."""
-    return max(range(len(log_probs)), key=lambda number: float(log_probs[number].mean()))
+def _ranked(
+    backbone: LlavaBackbone,
+    examples: Sequence[Example],
+    questions: Sequence[Sequence[int]],
+    features: Tensor | None,
+    deep: DeepPrompts,
+    usage: Usage,
+) -> list[str]:
+    groups = [_choices(example) for example in examples]
+    ids = [
+        [backbone.encode_answer(example, choice, usage) for choice in group]
+        for example, group in zip(examples, groups, strict=True)
+    ]
+    scores = score_choices(backbone, questions, ids, features=features, deep=deep)
+    return [group[int(row.argmax())] for group, row in zip(groups, scores, strict=True)]
 
 
 def _choices(example: Example) -> tuple[str, ...]:
     if not example.choices:
         cure = "use how: generation, or data with choices"
         raise ConfigError(
-            "evaluate", [fault("how", expected="choices to rank", came="an example without", cure=cure)]
+            "evaluate",
+            [fault("how", expected="choices to decide between", came="an example without", cure=cure)],
         )
     return example.choices

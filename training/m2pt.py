@@ -7,12 +7,15 @@ frozen; learned tensors are float32 and enter the model in its own dtype.
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from prompts.bundle import Bundle, save_bundle
+from prompts.bundle import Bundle, load_bundle, save_bundle
 from prompts.deep import xavier_prompts
+from prompts.errors import ConfigError
+from prompts.faults import fault
 from prompts.fingerprint import base_model_ref
 from prompts.manifest import BaseModelRef, Manifest, TextSpec, VisionSpec
 from training.backbone import DeepPrompts, LlavaBackbone
@@ -128,8 +131,26 @@ def _fresh(config: M2ptConfig, backbone: LlavaBackbone) -> _Learned:
     if options.projector:
         for name, parameter in backbone.projector.named_parameters():
             tensors[f"projector.{name}"] = parameter.detach().float().clone()
+    if options.init_bundle is not None:
+        tensors = _of_bundle(options.init_bundle, tensors)
     on_device = {name: tensor.to(backbone.device).requires_grad_() for name, tensor in tensors.items()}
     return _Learned(on_device, config)
+
+
+def _of_bundle(folder: Path, fresh: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The bundle's values in place of the fresh ones.
+
+    Raises:
+        BundleError: it is no bundle.
+        ConfigError: it holds other tensors, or of other shapes.
+    """
+    found = {name: tensor.float() for name, tensor in load_bundle(folder).tensors.items()}
+    shapes = [{name: tuple(t.shape) for name, t in tensors.items()} for tensors in (fresh, found)]
+    if shapes[0] != shapes[1]:
+        expected, came = (", ".join(f"{n} {list(s)}" for n, s in sorted(one.items())) for one in shapes)
+        cure = "give the lengths that the bundle has"
+        raise ConfigError("train", [fault("m2pt.init_bundle", expected=expected, came=came, cure=cure)])
+    return found
 
 
 def _fresh_text(options: M2ptOptions, backbone: LlavaBackbone, generator: torch.Generator) -> Tensor:
@@ -166,8 +187,16 @@ def _batch_maker(
 
 
 def _cut(encoded: Encoded, config: M2ptConfig, *, image_rows: int) -> Encoded:
-    """The answer cut to what `max_length` leaves beside prompts, picture and question: one token at least."""
+    """The answer cut to what `max_length` leaves beside prompts, picture and question: one token at least.
+
+    Raises:
+        ConfigError: it would cut one of the choices, whose end may be what tells it from another.
+    """
     room = config.m2pt.max_length - config.m2pt.text_length - len(encoded.prompt) - max(0, image_rows - 1)
+    if encoded.allowed is not None and room < len(encoded.answer):
+        expected = f"{config.m2pt.max_length - room + len(encoded.answer)} rows at least, for a whole choice"
+        came, cure = str(config.m2pt.max_length), "raise it"
+        raise ConfigError("train", [fault("m2pt.max_length", expected=expected, came=came, cure=cure)])
     return encoded.cut(max(1, room))
 
 

@@ -23,9 +23,13 @@ def validation_metrics(
     if source is None:
         return {}
     how: How = "generation"
-    if source[0].choices:
-        how = "structured" if config.usage.choices else "ranking"
-    base = score_of(list(evaluate(backbone, source, how=how, batch=config.batch)))
+    if config.usage.choices:
+        how = "structured"
+    elif source[0].choices:
+        how = "ranking"
+    base = score_of(
+        list(evaluate(backbone, source, how=how, batch=config.batch, choices=config.usage.choices))
+    )
     tuned = score_of(list(evaluate(backbone, source, bundle=bundle, how=how, batch=config.batch)))
     print(f"{config.name}: validation accuracy {base} without, {tuned} with the prompt (n = {tuned.n})")
     return {"validation": {"measure": how, "base": asdict(base), "task": asdict(tuned)}}

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prompts.errors import ConfigError
-from prompts.faults import fault
+from prompts.faults import fault, shown
 from training.config import EvaluateConfig, TrainConfig
-from training.data import DataConfig, ExampleSource, LlavaJsonSource, make_source
+from training.data import DataConfig, ExampleSource, ImageFolderSource, LlavaJsonSource, make_source
 
 __all__ = ["Inputs", "checkpoint_faults", "open_evaluation", "open_training"]
 
@@ -41,6 +41,8 @@ def open_training(config: TrainConfig, *, clip: Path | None = None, pictures: bo
     if config.validation is not None:
         entries["validation"] = config.validation
     sources = _open(entries, faults, pictures=pictures)
+    if "data" in sources:
+        faults += _answer_faults(config, sources["data"])
     if faults:
         raise ConfigError("train", faults)
     return Inputs(sources["data"], sources.get("validation"))
@@ -85,6 +87,18 @@ def _open(
         if pictures:
             faults += _picture_faults(field, sources[field])
     return sources
+
+
+def _answer_faults(config: TrainConfig, source: ExampleSource) -> list[str]:
+    """Answers of the data that are none of the choices, where the loss is over them."""
+    if config.loss_over != "choices" or not isinstance(source, ImageFolderSource | LlavaJsonSource):
+        return []
+    foreign = sorted(source.answers - set(config.usage.choices or ()))
+    if not foreign:
+        return []
+    came = f"{len(foreign)} more, the first of them {shown(foreign[0])}"
+    cure = "add them to the choices, leave those examples out, or train with loss_over: vocabulary"
+    return [fault("data", expected="answers among usage.choices", came=came, cure=cure)]
 
 
 def _picture_faults(field: str, source: ExampleSource) -> list[str]:

@@ -22,6 +22,8 @@ __all__ = ["Run"]
 
 CHECKPOINT_FILE, LOG_FILE, PLOT_FILE = "checkpoint.pt", "log.jsonl", "loss.png"
 _FREE_FIELDS = {"out", "bundle", "checkpoint_every", "log_every", "version", "description", "validation"}
+_FORMAT = 2
+"""Of checkpoints; grows when fields or parameter groups change, so that no old one is misread."""
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -97,7 +99,7 @@ class Run:
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Writes the checkpoint after `step`, whole or not at all."""
         draft = self.folder / (CHECKPOINT_FILE + ".draft")
-        torch.save({"step": step + 1, "config": self._identity(), **state}, draft)
+        torch.save({"format": _FORMAT, "step": step + 1, "config": self._identity(), **state}, draft)
         draft.replace(self.folder / CHECKPOINT_FILE)
         self._saved_steps = step + 1
 
@@ -147,9 +149,13 @@ def _read_checkpoint(file: Path) -> dict[str, Any]:
         came, cure = str(error).partition("\n")[0], "remove it; the run then begins anew"
         problem = fault(str(file), expected="a checkpoint", came=came, cure=cure)
         raise ConfigError("train", [problem]) from error
-    if not isinstance(saved, dict) or not {"step", "config"} <= saved.keys():
+    found = saved.get("format", 1) if isinstance(saved, dict) else None
+    if found != _FORMAT:
+        came = "other data" if found is None else f"format {found}"
         cure = "remove it; the run then begins anew"
-        raise ConfigError("train", [fault(str(file), expected="a checkpoint", came="other data", cure=cure)])
+        raise ConfigError(
+            "train", [fault(str(file), expected=f"a checkpoint of format {_FORMAT}", came=came, cure=cure)]
+        )
     return saved
 
 

@@ -9,7 +9,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from prompts.deep import xavier_rms
 from prompts.errors import ConfigError
-from prompts.manifest import Usage, VisionSpec
+from prompts.manifest import VisionSpec
 from tests.engine.oracle import Oracle
 from tests.engine.tiny_llava import (
     HIDDEN,
@@ -23,7 +23,6 @@ from tests.engine.tiny_tasks import make_task
 from tests.training.conftest import random_picture
 from training.backbone import DeepPrompts, LlavaBackbone
 from training.chat import Encoded, collate
-from training.data import Example
 
 QUESTION = "what digit is this?"
 
@@ -122,22 +121,22 @@ def test_prompts_of_a_text_act_as_the_text_itself(tiny: LlavaBackbone) -> None:
     assert (alone - written).abs().max() > 0.1
 
 
-def test_prompts_of_a_text_have_the_length_asked_for(tiny: LlavaBackbone) -> None:
-    """A longer text is cut, a shorter one repeated; rows of all layers have the same root mean square."""
-    ids = tiny.chat.plain_ids("a heron by the water")
-    whole, half = (tiny.text_prompts_of("a heron by the water", n) for n in (len(ids), len(ids) // 2))
-    as_half = xavier_rms(len(ids) // 2, HIDDEN) / xavier_rms(len(ids), HIDDEN)
-    torch.testing.assert_close(whole[:, : len(ids) // 2] * as_half, half)
-    longer = tiny.text_prompts_of("a heron by the water", 2 * len(ids))
-    assert longer.shape == (LAYERS, 2 * len(ids), HIDDEN)
-    torch.testing.assert_close(longer[0, : len(ids)], longer[0, len(ids) :])
-    rms = longer.square().mean(-1).sqrt()
-    torch.testing.assert_close(rms, torch.full_like(rms, xavier_rms(2 * len(ids), HIDDEN)))
+def test_rows_of_a_text_are_as_long_as_xavier_rows(tiny: LlavaBackbone) -> None:
+    length = len(tiny.chat.plain_ids("a heron by the water"))
+    rms = tiny.text_prompts_of("a heron by the water", length).square().mean(-1).sqrt()
+    assert rms.shape == (LAYERS, length)
+    torch.testing.assert_close(rms, torch.full_like(rms, xavier_rms(length, HIDDEN)))
 
 
-def test_prompts_of_no_text_are_refused(tiny: LlavaBackbone) -> None:
-    with pytest.raises(ConfigError, match=r"m2pt\.init_text: expected a text, came ''"):
-        tiny.text_prompts_of("", 3)
+def test_a_text_must_fit_the_prompts(tiny: LlavaBackbone) -> None:
+    length = len(tiny.chat.plain_ids("a heron"))
+    message = (
+        rf"m2pt\.text_length: expected {length}, the tokens of init_text, came 50; set text_length: {length}"
+    )
+    with pytest.raises(ConfigError, match=message):
+        tiny.text_prompts_of("a heron", 50)
+    with pytest.raises(ConfigError, match=r"m2pt\.init_text: expected a text without the image token"):
+        tiny.text_prompts_of("<image>", len(tiny.chat.plain_ids("<image>")))
 
 
 @pytest.mark.parametrize(("mode", "rows"), [("released", PATCHES + 3), ("paper", PATCHES)])
@@ -190,28 +189,6 @@ def test_padding_changes_no_loss(tiny: LlavaBackbone) -> None:
             tokens.append(int(one.answer.sum()))
             alone.append(tiny.answer_loss(one, features[index : index + 1], text) * tokens[-1])
     torch.testing.assert_close(both, sum(alone) / sum(tokens), atol=1e-5, rtol=1e-5)
-
-
-def test_the_loss_over_choices_is_that_of_the_answers_the_server_may_give(tiny: LlavaBackbone) -> None:
-    """exp(-loss · open tokens) is a choice's probability under the mask: over all choices they sum to 1."""
-    usage = Usage(choices=("a heron", "a heron by the water", "seven"))
-    with torch.no_grad():
-        features = tiny.image_features(tiny.process([random_picture(0)]))
-        total = 0.0
-        for answer in usage.choices or ():
-            example = Example(random_picture(0), QUESTION, answer)
-            encoded = tiny.encode_example(example, usage, over_choices=True)
-            batch = collate([encoded], image_token_id=tiny.chat.image_token_id, image_rows=PATCHES)
-            assert batch.allowed is not None
-            open_tokens = int(((batch.allowed >= 0).sum(1) > 1).sum())
-            total += torch.exp(-tiny.answer_loss(batch, features) * open_tokens).item()
-    assert total == pytest.approx(1, abs=1e-5)
-
-
-def test_an_answer_outside_the_choices_is_refused(tiny: LlavaBackbone) -> None:
-    example = Example(None, QUESTION, "eight")
-    with pytest.raises(ConfigError, match=r"data: expected answers among usage\.choices .*, came 'eight'"):
-        tiny.encode_example(example, Usage(choices=("seven", "nine")), over_choices=True)
 
 
 def test_the_hooks_are_gone_after_a_pass_and_after_a_failure(tiny: LlavaBackbone) -> None:

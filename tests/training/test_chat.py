@@ -11,7 +11,7 @@ from prompts.errors import ConfigError
 from prompts.manifest import Usage
 from tests.training.conftest import random_picture
 from training.backbone import LlavaBackbone
-from training.chat import ChatEncoder, Encoded, allowed_tokens, collate
+from training.chat import ChatEncoder, Encoded, collate
 from training.data import Example
 
 STRINGS_ONLY = (
@@ -92,6 +92,12 @@ def test_the_answer_goes_on_where_the_question_ends(processor: Any, rendered: st
     assert encoder(processor).encode(rendered, "a heron", end=False).answer == encoded.answer[:-1]
 
 
+def test_a_bare_answer_has_no_space_before_it(processor: Any) -> None:
+    chat, rendered = encoder(processor), "<s>USER: hello ASSISTANT:"
+    bare = chat.encode(rendered, "a heron", bare=True)
+    assert processor.tokenizer.decode([*bare.prompt, *bare.answer[:-1]]) == f"{rendered}a heron"
+
+
 def test_decoding_leaves_special_tokens_out(processor: Any) -> None:
     chat = encoder(processor)
     assert chat.decode(chat.encode("<s>USER: hello ASSISTANT:", "a heron").answer) == "a heron"
@@ -113,18 +119,14 @@ def test_padding_is_no_picture_where_the_image_token_is_the_first() -> None:
     assert batch.image.tolist() == [[True, True, False, False], [False] * 4]
 
 
-def test_a_token_competes_with_what_else_the_choices_allow_there() -> None:
-    choices = [(1, 2, 9), (1, 3, 9), (4, 9), (1, 2, 5, 9)]
-    assert allowed_tokens((1, 2, 9), choices) == ((1, 4), (2, 3), (9, 5))
-    assert allowed_tokens((4, 9), choices) == ((4, 1), (9,))
-
-
 def test_a_batch_pads_what_is_allowed() -> None:
     first, second = Encoded((1,), (5, 2), ((5, 6, 7), (2,))), Encoded((1,), (6, 2), ((6, 5, 7), (2, 8)))
     batch = collate([first, second.cut(1)], image_token_id=9, image_rows=3)
     assert batch.allowed is not None
     assert batch.allowed.tolist() == [[5, 6, 7], [2, -1, -1], [6, 5, 7]]
-    assert collate([first, Encoded((1,), (6,))], image_token_id=9, image_rows=3).allowed is None
+    assert collate([Encoded((1,), ())], image_token_id=9, image_rows=3).allowed is None
+    with pytest.raises(ValueError, match="in all 2 examples or in none, came 1"):
+        collate([first, Encoded((1,), (6,))], image_token_id=9, image_rows=3)
 
 
 @pytest.mark.parametrize(

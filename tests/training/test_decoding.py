@@ -7,7 +7,7 @@ from torch import Tensor
 from tests.engine.tiny_llava import HIDDEN, LAYERS, PATCHES
 from training.backbone import NO_PROMPTS, DeepPrompts, LlavaBackbone
 from training.chat import Encoded, collate
-from training.decoding import ROWS_AT_ONCE, choice_log_probs, generate, structured_choice
+from training.decoding import ROWS_AT_ONCE, generate, score_choices
 
 QUESTIONS = ["what digit is this?", "name the bird in the picture, if there is one.", "hello there"]
 PICTURED = [True, True, False]
@@ -44,28 +44,28 @@ def own_features(features: Tensor, number: int) -> Tensor | None:
 
 
 @DEEP
-def test_candidates_tokens_are_as_likely_as_the_naive_loop_says(
+def test_scores_are_mean_log_likelihoods_per_token(
     tiny: LlavaBackbone, features: Tensor, deep: DeepPrompts
 ) -> None:
     prompts = [asked(tiny, number).prompt for number in range(3)]
     ids = [[asked(tiny, number, choice).answer for choice in CHOICES[number]] for number in range(3)]
     assert len({len(prompt) for prompt in prompts}) == 3  # so that there is padding in the cache
-    scores = choice_log_probs(tiny, prompts, ids, features=features, deep=deep)
+    scores = score_choices(tiny, prompts, ids, features=features, deep=deep)
     for number, group in enumerate(ids):
         for choice, answer in enumerate(group):
             whole = Encoded(prompts[number], answer)
             log_probs = naive_log_probs(tiny, whole, own_features(features, number), deep)
             steps = log_probs[-len(answer) - 1 : -1].gather(1, torch.tensor(answer)[:, None])
-            torch.testing.assert_close(scores[number][choice], steps[:, 0], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(scores[number][choice], steps.mean(), atol=1e-4, rtol=1e-4)
 
 
 def test_more_candidates_than_rows_at_once(tiny: LlavaBackbone, features: Tensor) -> None:
     prompts = [asked(tiny, number).prompt for number in range(2)]
     many = [(5 + number % 300, 7, 9 + number % 5) for number in range(ROWS_AT_ONCE + 3)]
-    together = choice_log_probs(tiny, prompts, [many, many[:2]], features=features)
+    together = score_choices(tiny, prompts, [many, many[:2]], features=features)
     assert [len(one) for one in together] == [ROWS_AT_ONCE + 3, 2]
-    alone = choice_log_probs(tiny, prompts[:1], [many[-1:]], features=features[:1])
-    torch.testing.assert_close(together[0][-1], alone[0][0], atol=1e-5, rtol=1e-5)
+    alone = score_choices(tiny, prompts[:1], [many[-1:]], features=features[:1])
+    torch.testing.assert_close(together[0][-1:], alone[0], atol=1e-5, rtol=1e-5)
 
 
 @DEEP
@@ -103,15 +103,3 @@ def naive_tokens(tiny: LlavaBackbone, prompt: tuple[int, ...], features: Tensor,
             int(naive_log_probs(tiny, Encoded(prompt, tuple(said)), features, NO_PROMPTS)[-1].argmax())
         )
     return said
-
-
-def test_a_structured_choice_is_greedy_token_by_token() -> None:
-    """Not the likeliest whole: once a token is written, what began otherwise is out."""
-    choices = [(1, 2, 9), (1, 3, 9), (4, 9)]
-    log_probs = [torch.tensor(row) for row in ([-1.0, -9.0, 0.0], [-1.0, -8.0, 0.0], [-1.5, 0.0])]
-    assert structured_choice(choices, log_probs) == 1
-    assert (
-        structured_choice([(1, 9), (1, 2, 9)], [torch.tensor([-1.0, -3.0]), torch.tensor([-1.0, -2.0, 0.0])])
-        == 1
-    )
-    assert structured_choice([(5, 9)], [torch.zeros(2)]) == 0

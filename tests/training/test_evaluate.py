@@ -15,6 +15,7 @@ from prompts.manifest import Usage
 from tests.engine.tiny_llava import make_tiny_llava
 from tests.engine.tiny_tasks import make_task
 from tests.training.conftest import random_picture
+from tests.training.test_choices import grammar_ids
 from training.backbone import NO_PROMPTS, DeepPrompts, LlavaBackbone
 from training.chat import Encoded, collate
 from training.config import EvaluateConfig
@@ -142,38 +143,45 @@ def test_answers_are_compared_after_normalising(said: str, wanted: str, same: bo
 
 
 @torch.no_grad()
-def naive_structured(tiny: LlavaBackbone, example: Example, bundle: Bundle) -> str:
-    """Greedy text whose every next token must go on towards one of the choices."""
+def naive_structured(tiny: LlavaBackbone, example: Example, bundle: Bundle, choices: tuple[str, ...]) -> str:
+    """Greedy text under xgrammar's own mask, every token recomputed from the start."""
+    tokenizer = tiny.processor.tokenizer
     deep = DeepPrompts.of_bundle(bundle, tiny.device)
     assert example.picture is not None
     features = tiny.image_features(tiny.process([example.picture]), deep)
-    rendered = tiny.chat.render(example.question, picture=True, usage=bundle.manifest.usage)
-    answers = {choice: tiny.chat.encode(rendered, choice).answer for choice in example.choices or ()}
-    said: tuple[int, ...] = ()
-    while said not in answers.values():
+    prompt = tiny.encode_example(example, bundle.manifest.usage).prompt
+    said: list[int] = []
+    while True:
         batch = collate(
-            [Encoded(tiny.chat.encode(rendered, "").prompt, said)],
+            [Encoded(prompt, tuple(said))],
             image_token_id=tiny.chat.image_token_id,
             image_rows=features.shape[1],
         )
         logits = tiny.model.lm_head(tiny.hidden_states(tiny.embed(batch, features), deep)[0, -1])
-        open_ids = [ids[len(said)] for ids in answers.values() if ids[: len(said)] == said]
-        said += (max(open_ids, key=lambda token: float(logits[token])),)
-    return next(choice for choice, ids in answers.items() if ids == said)
+        written = tokenizer.decode(said)
+        allowed = grammar_ids(tokenizer, choices, written)
+        token = max(allowed, key=lambda one: float(logits[one]))
+        if token in tiny.stop_ids:
+            return written
+        said.append(token)
 
 
 @pytest.mark.parametrize("bundle", ["whole"], indirect=True)
-def test_structured_is_greedy_among_the_choices(tiny: LlavaBackbone, bundle: Bundle) -> None:
+def test_structured_is_greedy_under_the_servers_mask(tiny: LlavaBackbone, bundle: Bundle) -> None:
     choices = ("a heron", "a heron by the water", "a hero", "seven", "nine", "well", "what is it", "no")
-    source = [Example(random_picture(number), "what?", "no", choices) for number in range(8)]
-    graded = evaluate(tiny, source, bundle=bundle, how="structured", batch=3)
-    assert [one.said for one in graded] == [naive_structured(tiny, example, bundle) for example in source]
+    source = [Example(random_picture(number), "what?", "no", ("yes", "no")) for number in range(6)]
+    graded = evaluate(tiny, source, bundle=bundle, how="structured", batch=4, choices=choices)
+    expected = [naive_structured(tiny, example, bundle, choices) for example in source]
+    assert [one.said for one in graded] == expected
+    assert set(expected) <= set(choices)
+    own = evaluate(tiny, source, bundle=bundle, how="structured", batch=4)
+    assert {one.said for one in own} <= {"yes", "no"}
 
 
 @pytest.mark.parametrize("how", ["ranking", "structured"])
 def test_candidates_are_needed(tiny: LlavaBackbone, how: How) -> None:
     source = [Example(random_picture(0), "what?", "seven")]
-    with pytest.raises(ConfigError, match="how: expected choices to rank"):
+    with pytest.raises(ConfigError, match="how: expected choices to decide between"):
         list(evaluate(tiny, source, how=how))
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from prompts.deep import count_parameters, xavier_prompts
+from prompts.errors import ConfigError
 from tests.engine.tiny_llava import HIDDEN, LAYERS, PATCHES, VISION_HIDDEN, VISION_LAYERS
 from tests.training.conftest import random_picture
 from tests.training.jobs import m2pt_job, make_llava_json
@@ -57,12 +58,46 @@ def test_a_job_may_begin_from_a_text(
     tiny_folder: Path, tiny: LlavaBackbone, picture_folder: Path, tmp_path: Path
 ) -> None:
     """A learning rate next to nothing shows the first values: the text's own hidden states."""
-    config = m2pt_job(
-        tiny_folder, picture_folder, tmp_path / "out", {"init_text": "a heron"}, lr=1e-9, steps=1
-    )
+    length = len(tiny.chat.plain_ids("a heron"))
+    options = {"init_text": "a heron", "text_length": length}
+    config = m2pt_job(tiny_folder, picture_folder, tmp_path / "out", options, lr=1e-9, steps=1)
     text = train_m2pt(config).text_prompts
     assert text is not None
-    torch.testing.assert_close(text.float(), tiny.text_prompts_of("a heron", 3).bfloat16().float())
+    torch.testing.assert_close(text.float(), tiny.text_prompts_of("a heron", length).bfloat16().float())
+
+
+def test_a_job_may_begin_from_a_bundle(tiny_folder: Path, picture_folder: Path, tmp_path: Path) -> None:
+    first = train_m2pt(m2pt_job(tiny_folder, picture_folder, tmp_path / "first"))
+    options = {"init_bundle": str(tmp_path / "first" / "bundle")}
+    second = train_m2pt(m2pt_job(tiny_folder, picture_folder, tmp_path / "second", options, lr=1e-9, steps=1))
+    for name, tensor in first.tensors.items():
+        torch.testing.assert_close(second.tensors[name], tensor)
+    options["text_length"] = 4
+    with pytest.raises(
+        ConfigError, match=r"m2pt\.init_bundle: expected .*text\.prompts \[\d+, 4, .*came .*, 3, "
+    ):
+        train_m2pt(m2pt_job(tiny_folder, picture_folder, tmp_path / "third", options))
+
+
+def test_a_choice_is_never_cut(tiny_folder: Path, picture_folder: Path, tmp_path: Path) -> None:
+    changes = {"loss_over": "choices", "usage": {"choices": ["heron", "seven", "water bird"]}}
+    options = {"max_length": 20}
+    with pytest.raises(
+        ConfigError, match=r"m2pt\.max_length: expected \d+ rows at least, .* came 20; raise it"
+    ):
+        train_m2pt(m2pt_job(tiny_folder, picture_folder, tmp_path / "out", options, **changes))
+
+
+def test_answers_outside_the_choices_are_found_before_the_first_step(
+    tiny_folder: Path, picture_folder: Path, tmp_path: Path
+) -> None:
+    changes = {"loss_over": "choices", "usage": {"choices": ["heron", "eight"]}}
+    config = m2pt_job(tiny_folder, picture_folder, tmp_path / "out", **changes)
+    with pytest.raises(
+        ConfigError, match=r"data: expected answers among usage.choices, came 2 more, .*'seven'"
+    ):
+        train_m2pt(config)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_bundle_says_what_it_is(tiny_folder: Path, picture_folder: Path, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ _CHAT_QUESTIONS = (
 
 @dataclass(frozen=True)
 class LanguageRecipe:
-    """Stage 2's settings; the defaults made the weights in this repository."""
+    """Stage 2's settings; the defaults are the first of its rounds (`recipe.ROUNDS`)."""
 
     steps: int = 700
     batch: int = 8

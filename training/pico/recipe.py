@@ -85,11 +85,12 @@ def main(argv: list[str]) -> int:
 
 def _teach(tower: Path, run: Path, steps: int | None) -> Path:
     """Stage 2 in its rounds, `steps` each if given; the last round's state file."""
-    before = None
-    for number, recipe in enumerate(ROUNDS, start=1):
+    before, anew = None, False
+    for number, planned in enumerate(ROUNDS, start=1):
         state = run / f"language-{number}.pt"
-        recipe = recipe if steps is None else replace(recipe, steps=steps)
-        if not _done(state, recipe.steps):
+        recipe = planned if steps is None else replace(planned, steps=steps)
+        if anew or not _done(state, recipe.steps):
+            anew = True  # and so every later round, which grew from this one
             train_language(recipe, tower, state, start=before)
         before = state
     assert before is not None
@@ -97,4 +98,4 @@ def _teach(tower: Path, run: Path, steps: int | None) -> Path:
 
 
 def _done(file: Path, steps: int) -> bool:
-    return file.is_file() and torch.load(file, weights_only=True)["step"] >= steps
+    return file.is_file() and torch.load(file, weights_only=True)["step"] == steps
