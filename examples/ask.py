@@ -18,7 +18,7 @@ def main() -> None:
     options = _parser().parse_args()
     url, question = _picture(options)
     client = OpenAI(base_url=options.url + "/v1", api_key="none")
-    for task in (None, options.task):
+    for task in dict.fromkeys([None, options.task]):
         response = client.chat.completions.with_raw_response.create(
             model="base",
             messages=[

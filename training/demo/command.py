@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -47,8 +48,13 @@ class Row:
 
 
 def main(argv: list[str]) -> int:
-    """The command; returns 0 where every task beat the base model by more than its interval."""
+    """The command; with --no-wait 1 where a task did not beat the base model by more than its interval."""
     options = _parser().parse_args(argv)
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # either stops the server too; a shell's `&` ignores SIGINT
+        signal.signal(number, _interrupt)
     console, started = Console(), time.monotonic()
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
@@ -60,11 +66,12 @@ def main(argv: list[str]) -> int:
         rows = ask_every_task(console, address, store, out, options.n)
         minutes = (time.monotonic() - started) / 60
         report(console, rows, out, minutes)
+        unclear = [row.task for row in rows if not row.clearly_better]
+        if unclear:
+            console.print(f"no gain beyond the noise: {', '.join(unclear)}")
         if not options.no_wait:
             wait(console, address, out)
-    unclear = [row.task for row in rows if not row.clearly_better]
-    if unclear:
-        console.print(f"no gain beyond the noise: {', '.join(unclear)}")
+            return 0
     return 1 if unclear else 0
 
 
@@ -152,12 +159,13 @@ def report(console: Console, rows: Sequence[Row], out: Path, minutes: float) -> 
         title=f"Held-out pictures over HTTP, n = {rows[0].base.n} each, 95 % intervals "
         f"({minutes:.1f} minutes in all)"
     )
-    for heading in ("task", "method", "trained values", "base, %", "with the task, %", "gain", "digest"):
-        table.add_column(heading, justify="left" if heading in ("task", "method", "digest") else "right")
+    for heading in ("task", "method", "values", "base", "with the task", "gain"):
+        left = heading in ("task", "method")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
     for row in rows:
-        gain = f"{100 * (row.tuned.accuracy - row.base.accuracy):+.0f}"
+        gained = f"{100 * (row.tuned.accuracy - row.base.accuracy):+.0f}"
         cells = [row.task, row.method, f"{row.trained_values:,}", str(row.base), str(row.tuned)]
-        table.add_row(*cells, gain if row.clearly_better else gain + " (noise)", row.digest[:8])
+        table.add_row(*cells, gained if row.clearly_better else gained + " unclear")
     console.print(table)
     written = {"minutes": round(minutes, 1), "tasks": [asdict(row) for row in rows]}
     (out / "demo.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
@@ -185,7 +193,12 @@ def wait(console: Console, address: str, out: Path) -> None:
 
 def _request(entry: Entry) -> dict[str, object]:
     """A chat completion with a held-out picture, as one would write it by hand."""
-    return {"model": "base", "task": entry.task, "messages": messages_of(held_out(entry, 1)[0])}
+    messages = messages_of(held_out(entry, 1)[0])
+    return {"model": "base", "task": entry.task, "temperature": 0, "messages": messages}
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _score(answers: Sequence[Answer]) -> Score:

@@ -54,10 +54,10 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", address: str, log: Pat
         if process.poll() is not None:
             raise EngineError(f"the server ended with status {process.returncode}:\n{_tail(log)}")
         try:
-            answer = httpx.get(address + "/ready", timeout=5.0)
-            if answer.status_code == httpx.codes.OK:
-                if answer.json()["status"] != "ready":
-                    raise EngineError(f"the server refused bundles: {answer.text}")
+            state = httpx.get(address + "/ready", timeout=5.0).json()
+            if state.get("refused"):
+                raise EngineError(f"the server refused bundles: {state['refused']}")
+            if state["status"] == "ready":
                 return
         except httpx.TransportError:
             pass  # not listening yet
