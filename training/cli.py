@@ -78,7 +78,7 @@ def _train_parser() -> argparse.ArgumentParser:
         description="Train a prompt offline. Ctrl-C writes a checkpoint; the same command goes on from it.",
         epilog=_fields_help() + "\n\nexamples:\n"
         "  passepartout train m2pt --config examples/pico/lines.yaml\n"
-        "  passepartout train tvp --config examples/demo/category-frame.yaml --set lr=50",
+        "  passepartout train tvp --config examples/demo/kind-frame.yaml --set lr=50",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

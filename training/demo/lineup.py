@@ -20,7 +20,7 @@ class Entry:
 
 
 LINEUP = (
-    Entry("category-frame", "category", "TVP", verb="tvp"),
+    Entry("kind-frame", "kind", "TVP", verb="tvp"),
     Entry("category-quick", "category", "M²PT", verb="m2pt"),
     Entry("lines", "lines", "M²PT"),
     Entry("count", "count", "M²PT"),

@@ -19,12 +19,13 @@ from training.data import Example
 from training.pico.glyphs import Glyph, Style, group_of, load_split
 from training.pico.scenes import draw_scene, random_scene
 
-__all__ = ["CATEGORIES", "COUNTS", "LINE_NAMES", "NAME_QUESTION", "TASKS", "PicoSource", "make_source"]
+__all__ = ["CATEGORIES", "COUNTS", "KINDS", "LINE_NAMES", "NAME_QUESTION", "TASKS", "PicoSource", "make_source"]
 
 NAME_QUESTION = "What is in the picture?"
 COUNT_QUESTION = "How many things are in the picture?"
 CATEGORY_QUESTION = "What kind of thing is in the picture?"
 CATEGORIES = ("animal", "food", "vehicle", "clothing", "face")
+KINDS = ("food", "vehicle", "face")
 COUNTS = ("one", "two", "three", "four")
 YES_NO = ("yes", "no")
 LINE_NAMES = (
@@ -84,16 +85,25 @@ def _presence(rng: np.random.Generator) -> Example:
 
 
 def _category(rng: np.random.Generator) -> Example:
+    return _grouped(rng, CATEGORIES)
+
+
+def _kind(rng: np.random.Generator) -> Example:
+    return _grouped(rng, KINDS)
+
+
+def _grouped(rng: np.random.Generator, groups: tuple[str, ...]) -> Example:
     """One glyph of a group; each group as often as the others."""
-    category = CATEGORIES[int(rng.integers(len(CATEGORIES)))]
-    members = _members()[category]
+    group = groups[int(rng.integers(len(groups)))]
+    members = _members()[group]
     shown = members[int(rng.integers(len(members)))]
-    return _example(rng, [shown], CATEGORY_QUESTION, category, CATEGORIES)
+    return _example(rng, [shown], CATEGORY_QUESTION, group, groups)
 
 
 TASKS: dict[str, Callable[[np.random.Generator], Example]] = {
     "category": _category,
     "count": _count,
+    "kind": _kind,
     "lines": _lines,
     "name": _name,
     "name_held_out": _name_held_out,
