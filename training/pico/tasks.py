@@ -19,7 +19,7 @@ from training.data import Example
 from training.pico.glyphs import Glyph, Style, group_of, load_split
 from training.pico.scenes import draw_scene, random_scene
 
-__all__ = ["CATEGORIES", "COUNTS", "KINDS", "LINE_NAMES", "NAME_QUESTION", "TASKS", "PicoSource", "make_source"]
+__all__ = ["CATEGORIES", "COUNTS", "LINE_NAMES", "NAME_QUESTION", "TASKS", "PicoSource", "make_source"]
 
 NAME_QUESTION = "What is in the picture?"
 COUNT_QUESTION = "How many things are in the picture?"
