@@ -10,7 +10,7 @@ from prompts.fingerprint import base_model_ref, fingerprint_model
 from prompts.frame import apply_frame, fit_picture, frame_mask, frame_picture, preview, to_display
 from prompts.manifest import BaseModelRef, FrameSpec, Manifest, Provenance, TextSpec, Usage, VisionSpec
 from prompts.picture import decode_picture, to_rgb
-from prompts.store import StoreScan, scan_store
+from prompts.store import StoreReader, StoreScan, scan_store
 
 __all__ = [
     "BaseModelRef",
@@ -23,6 +23,7 @@ __all__ = [
     "Manifest",
     "PassepartoutError",
     "Provenance",
+    "StoreReader",
     "StoreScan",
     "TextSpec",
     "Usage",

@@ -1,9 +1,10 @@
-"""The store: a folder of bundles, the desired state of a server.
+"""The store: a folder of bundles, the desired state of a server that reads it again and again.
 
 Each sub-folder is one bundle; its task's name comes from the manifest, not from the folder. Hidden folders
 and plain files are passed over, so that a bundle being written beside the others is never half seen.
 """
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from prompts.bundle_files import link_leaves
 from prompts.errors import BundleError, StoreError
 from prompts.faults import fault
 
-__all__ = ["StoreScan", "scan_store"]
+__all__ = ["StoreReader", "StoreScan", "scan_store"]
 
 _NO_BUNDLES = {"lost+found"}  # a fresh volume's own folder
+
+_Signature = tuple[tuple[object, ...], ...] | None
+"""What tells a changed bundle from the same one: place, size, times and inode of its files; None: unknown."""
 
 
 @dataclass(frozen=True)
@@ -25,31 +29,72 @@ class StoreScan:
     faults: dict[str, BundleError] = field(default_factory=dict)
 
 
-def scan_store(folder: Path) -> StoreScan:
-    """Load every bundle of a store; a bad one is listed and keeps no other from being served.
+class StoreReader:
+    """Scans one store repeatedly; a bundle whose files did not change since the last scan is not read again.
 
-    Two bundles of one name are both refused: nothing says which is meant.
+    Then the very same `Bundle` (or error) is in the scan, so that `is` tells what is new.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = Path(folder)
+        self._seen: dict[Path, tuple[_Signature, Bundle | BundleError]] = {}
+
+    def scan(self) -> StoreScan:
+        """Load every bundle of the store; a bad one is listed and keeps no other from being served.
+
+        Two bundles of one name are both refused: nothing says which is meant.
+
+        Raises:
+            StoreError: the folder is missing or cannot be read.
+        """
+        paths = _bundle_folders(self._folder)
+        self._seen = {path: self._read(path) for path in paths}
+        scan = StoreScan()
+        loaded: dict[str, list[Bundle]] = {}
+        for path, (_, found) in self._seen.items():
+            if isinstance(found, BundleError):
+                scan.faults[path.name] = found
+            else:
+                loaded.setdefault(found.name, []).append(found)
+        for name, same in loaded.items():
+            if len(same) == 1:
+                scan.bundles[name] = same[0]
+            else:
+                scan.faults.update(_doubles(name, same))
+        return scan
+
+    def _read(self, path: Path) -> tuple[_Signature, Bundle | BundleError]:
+        signature = _signature(path)  # before reading: what changes meanwhile is read again next time
+        known = self._seen.get(path)
+        if known is not None and signature is not None and known[0] == signature:
+            return known
+        try:
+            _refuse_foreign_link(path, self._folder)
+            return signature, load_bundle(path)
+        except BundleError as error:
+            return signature, error
+
+
+def scan_store(folder: Path) -> StoreScan:
+    """One scan of a store; see `StoreReader.scan`.
 
     Raises:
         StoreError: the folder is missing or cannot be read.
     """
-    folder = Path(folder)
-    scan = StoreScan()
-    loaded: dict[str, list[Bundle]] = {}
-    for path in _bundle_folders(folder):
-        try:
-            _refuse_foreign_link(path, folder)
-            bundle = load_bundle(path)
-        except BundleError as error:
-            scan.faults[path.name] = error
-        else:
-            loaded.setdefault(bundle.name, []).append(bundle)
-    for name, same in loaded.items():
-        if len(same) == 1:
-            scan.bundles[name] = same[0]
-        else:
-            scan.faults.update(_doubles(name, same))
-    return scan
+    return StoreReader(folder).scan()
+
+
+def _signature(path: Path) -> _Signature:
+    try:
+        lines: list[tuple[object, ...]] = [(os.path.realpath(path),)]
+        with os.scandir(path) as entries:
+            for entry in sorted(entries, key=lambda one: one.name):
+                about = entry.stat()
+                times = about.st_mtime_ns, about.st_ctime_ns
+                lines.append((entry.name, about.st_mode, about.st_ino, about.st_size, *times))
+    except OSError:
+        return None
+    return tuple(lines)
 
 
 def _bundle_folders(folder: Path) -> list[Path]:

@@ -4,6 +4,7 @@ vLLM calls `attach_router` while it builds the app and `init_state` when the eng
 The middleware is appended, so that it stands inside vLLM's authentication, CORS and HTTP metrics.
 """
 
+import asyncio
 from argparse import Namespace
 from functools import partial
 from typing import Any
@@ -12,8 +13,11 @@ from fastapi import FastAPI
 from starlette.datastructures import State
 from starlette.middleware import Middleware
 
+from prompts.errors import StoreError
+from prompts.store import StoreReader
 from server.config import ServeConfig
 from server.engine.residency import Residency
+from server.log import logger
 from server.middleware import TaskMiddleware
 from server.routes import add_routes
 from server.service import Service
@@ -21,7 +25,7 @@ from server.tasks import Loader
 from server.vllm_engine import find_model_folder, is_healthy, watch_generate
 from server.vllm_models import echo_alias
 
-__all__ = ["PassepartoutEndpoints", "attach", "start"]
+__all__ = ["PassepartoutEndpoints", "attach", "follow_store", "start"]
 
 
 class PassepartoutEndpoints:
@@ -32,6 +36,7 @@ class PassepartoutEndpoints:
 
     def __init__(self) -> None:
         self._service = Service()
+        self._following: asyncio.Task[None] | None = None
 
     def attach_router(self, app: FastAPI) -> None:
         """Add routes and middleware."""
@@ -49,10 +54,13 @@ class PassepartoutEndpoints:
         residency = await Residency.connect(engine_client, find_model_folder(engine_client.model_config))
         self._service.engine_is_healthy = partial(is_healthy, engine_client)
         self._service.local_files = bool(args.allowed_local_media_path)
-        await start(self._service, config, base_names=tuple(names), loader=residency)
+        reader = await start(self._service, config, base_names=tuple(names), loader=residency)
         echo_alias(state)
         watch_generate(engine_client, self._service.metrics)
         watch_frames(self._service)
+        if config.store_seconds:
+            following = follow_store(self._service, reader, residency, seconds=config.store_seconds)
+            self._following = asyncio.create_task(following)
 
 
 def watch_frames(service: Service) -> None:
@@ -70,9 +78,39 @@ def attach(app: FastAPI, service: Service) -> None:
 
 async def start(
     service: Service, config: ServeConfig, *, base_names: tuple[str, ...], loader: Loader
-) -> None:
-    """Fill `service` from the store."""
+) -> StoreReader:
+    """Fill `service` from the store; returns what reads it.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
     service.base_names = base_names
     service.max_picture_pixels = config.max_picture_pixels
-    await service.tasks.load_store(config.tasks, loader)
+    reader = StoreReader(config.tasks)
+    await service.tasks.reconcile(await asyncio.to_thread(reader.scan), loader)
     service.publish()
+    return reader
+
+
+async def follow_store(service: Service, reader: StoreReader, loader: Loader, *, seconds: float) -> None:
+    """Bring the tasks to what the store holds every `seconds`, for ever.
+
+    A store that cannot be read changes nothing: what is resident goes on being served.
+    """
+    is_readable = True
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            scan = await asyncio.to_thread(reader.scan)
+            await service.tasks.reconcile(scan, loader)
+        except StoreError as error:
+            if is_readable:
+                logger.error("the store cannot be read, its tasks stay as they are: %s", error)
+            is_readable = False
+        except Exception:  # the next look may well succeed; without it the store would be followed no more
+            logger.exception("the store was not followed")
+        else:
+            if not is_readable:
+                logger.info("the store can be read again")
+            is_readable = True
+            service.publish()

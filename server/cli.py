@@ -24,6 +24,7 @@ _HELP: dict[str, tuple[str, str]] = {
     "vision_rows": ("N", "room for learned vision vectors, summed over the resident tasks"),
     "task_slots": ("N", "how many tasks may be resident"),
     "max_picture_pixels": ("N", "larger pictures are refused before they are decoded"),
+    "store_seconds": ("S", "between two looks at the store for bundles that came, changed or went; 0: never"),
 }
 
 _EPILOG = """\

@@ -3,6 +3,7 @@
 Options have their defaults here and nowhere else: the command line shows these fields.
 """
 
+import math
 import os
 from argparse import Namespace
 from collections.abc import MutableMapping
@@ -33,6 +34,7 @@ class ServeConfig:
     """`tasks`: the store. `text_rows`, `vision_rows`, `task_slots`: room for resident tasks (`Capacity`).
 
     `max_picture_pixels`: larger pictures are refused before they are decoded.
+    `store_seconds`: between two looks at the store, which is followed while the server runs; 0: never again.
     """
 
     tasks: Path
@@ -40,6 +42,7 @@ class ServeConfig:
     vision_rows: int = Capacity.vision_rows
     task_slots: int = Capacity.slots
     max_picture_pixels: int = MAX_PIXELS
+    store_seconds: float = 1.0
 
     def __post_init__(self) -> None:
         faults = [
@@ -47,6 +50,9 @@ class ServeConfig:
             for one in fields(self)
             if isinstance(value := getattr(self, one.name), int) and value < 1
         ]
+        if not 0 <= self.store_seconds < math.inf:
+            came, cure = str(self.store_seconds), "give seconds, or 0 to look once only"
+            faults.append(fault("--store-seconds", expected="0 or more", came=came, cure=cure))
         if not self.tasks.is_dir():
             came = "a file" if self.tasks.exists() else "nothing"
             cure = f"create the folder {self.tasks} or correct the path"

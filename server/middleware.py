@@ -7,6 +7,7 @@ carries `X-Task` and `X-Task-Digest` whether it is whole, streamed or an error.
 
 import asyncio
 import time
+from contextlib import ExitStack, nullcontext
 from http import HTTPStatus
 
 from starlette._utils import get_route_path  # the router's own: any other reading could miss a task
@@ -71,10 +72,16 @@ class _Exchange:
         self._pictures: list[Picture] = []
 
     async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with ExitStack() as leases:
+            await self._run(scope, receive, send, leases)
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send, leases: ExitStack) -> None:
         label: str | None = UNKNOWN_LABEL
         inner, raw = self._app, self._asked.raw
         try:
             self._task = resolve_task(self._asked, self._route, self._service)
+            if self._task is not None:
+                leases.enter_context(self._task.lease())
             label = self._task.name if self._task is not None else None
             raw, self._pictures = await prepare_body(self._asked, self._route, self._task, self._service)
         except PassepartoutError as error:
@@ -122,6 +129,7 @@ class _Exchange:
             task=label,
             alias=str(model) if alias is not None else None,
             streamed=self._asked.is_streamed,
+            lease=self._task.lease if self._task is not None else nullcontext,
         )
 
     async def _answer_failure(self, error: Exception, answer: Answer) -> None:

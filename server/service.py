@@ -33,7 +33,7 @@ class Service:
     metrics: TaskMetrics = field(init=False)
 
     def __post_init__(self) -> None:
-        self.metrics = TaskMetrics(lambda name: name in self.tasks.tasks, self.registry)
+        self.metrics = TaskMetrics(self.tasks.was_served, self.registry)
 
     def publish(self) -> None:
         """Bring the gauges up to what the registry holds."""

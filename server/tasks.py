@@ -1,21 +1,30 @@
 """The tasks this server answers for: a bundle of the store, resident in every worker, under its name.
 
-`TaskRegistry.load_store` tries every bundle of the folder. What loads is served; what does not is kept with
-its faults, for the log and for `/ready`, and its name stays unknown: it is never answered by the base model.
+`TaskRegistry.reconcile` brings them to what the store holds. A bundle that appears is loaded; one that
+changes is loaded beside the old one, then the name is turned to it; one that goes is taken off its name. What
+lost its name is drained: it leaves the workers when the last request that leased it has ended, so that a
+request finishes on the digest it began with. A bundle that cannot be served is kept with its faults, for the
+log and for `/ready`; a new name stays unknown, it is never answered by the base model, and a name that is
+served already goes on with what it has.
 """
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 from prompts.bundle import Bundle
 from prompts.errors import BundleError, EngineError, PassepartoutError, TaskNotFoundError
-from prompts.store import scan_store
+from prompts.store import StoreScan
 from server.engine.handles import TaskHandle
 from server.log import logger
 
-__all__ = ["Loader", "ResidentTask", "TaskRegistry"]
+__all__ = ["DRAIN_GRACE_SECONDS", "Loader", "ResidentTask", "TaskRegistry"]
+
+DRAIN_GRACE_SECONDS = 0.5
+"""Between a drained task's last request and its unloading: time for what vLLM has still to start or abort."""
+_LOOK_SECONDS = 0.05
 
 
 class Loader(Protocol):
@@ -25,13 +34,18 @@ class Loader(Protocol):
         """Return once every worker holds the bundle."""
         raise NotImplementedError
 
+    async def unload(self, handle: TaskHandle) -> None:
+        """Undo one load."""
+        raise NotImplementedError
 
-@dataclass(frozen=True)
+
+@dataclass(eq=False)
 class ResidentTask:
-    """A task that requests may name."""
+    """A task that requests may name. `bundle` may be exchanged for one of the same digest."""
 
     bundle: Bundle
     handle: TaskHandle
+    leases: int = 0
 
     @property
     def name(self) -> str:
@@ -41,7 +55,16 @@ class ResidentTask:
     @property
     def digest(self) -> str:
         """What served, in 64 hexadecimal digits."""
-        return self.bundle.digest
+        return self.handle.digest
+
+    @contextmanager
+    def lease(self) -> Iterator[None]:
+        """Keeps the task in the workers for as long as this is open."""
+        self.leases += 1
+        try:
+            yield
+        finally:
+            self.leases -= 1
 
 
 @dataclass
@@ -54,22 +77,24 @@ class TaskRegistry:
     tasks: dict[str, ResidentTask] = field(default_factory=dict)
     faults: dict[str, list[str]] = field(default_factory=dict)
     loaded: bool = False
+    drain_grace_seconds: float = DRAIN_GRACE_SECONDS
+    _known: set[str] = field(default_factory=set)
+    _missing: set[str] = field(default_factory=set)
+    _refused: dict[str, tuple[Bundle, list[str]]] = field(default_factory=dict)
+    _draining: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def load_store(self, folder: Path, loader: Loader) -> None:
-        """Load every good bundle of `folder`; note the faults of the others.
-
-        Raises:
-            StoreError: the folder itself cannot be read.
-        """
-        scan = scan_store(folder)
-        for entry, error in scan.faults.items():
-            self._refuse(entry, error.faults)
+    async def reconcile(self, scan: StoreScan, loader: Loader) -> None:
+        """Bring the tasks to what `scan` found; returns when new ones are resident, drains go on behind."""
+        faults = {entry: list(error.faults) for entry, error in scan.faults.items()}
+        self._drop_gone(scan, loader)
         for bundle in scan.bundles.values():
-            await self._load(bundle, loader)
+            if found := await self._serve(bundle, loader):
+                faults[_entry(bundle)] = found
+        self._note(faults)
+        if not self.loaded:
+            names = ", ".join(sorted(self.tasks)) or "none"
+            logger.info("%d tasks are resident: %s", len(self.tasks), names)
         self.loaded = True
-        logger.info("%d tasks are resident: %s", len(self.tasks), ", ".join(sorted(self.tasks)) or "none")
-        if self.faults:
-            logger.warning("%d bundles are refused, see above and GET /ready", len(self.faults))
 
     def find(self, name: str) -> ResidentTask:
         """Return the task of that name.
@@ -86,24 +111,92 @@ class TaskRegistry:
         """Name -> digest of what is resident."""
         return {name: task.digest for name, task in self.tasks.items()}
 
-    async def _load(self, bundle: Bundle, loader: Loader) -> None:
+    def was_served(self, name: str) -> bool:
+        """Whether a task of that name is resident, or was."""
+        return name in self._known
+
+    async def drained(self) -> None:
+        """Return when nothing is being drained any more."""
+        while self._draining:
+            await asyncio.wait(self._draining)
+
+    def _drop_gone(self, scan: StoreScan, loader: Loader) -> None:
+        """A name goes with its bundle; one whose bundle has become faulty stays as it is.
+
+        Only what two scans in a row did not find is gone: replacing a folder takes two renames, and a scan
+        may fall between them.
+        """
+        missing = {
+            name
+            for name, task in self.tasks.items()
+            if name not in scan.bundles and _entry(task.bundle) not in scan.faults
+        }
+        for name in missing & self._missing:
+            logger.info("task %s is gone from the store", name)
+            self._retire(self.tasks.pop(name), loader)
+        self._missing = missing - self._missing
+
+    async def _serve(self, bundle: Bundle, loader: Loader) -> list[str]:
+        """Has the bundle's name answered by this bundle; returns the faults that keep it from that."""
+        current = self.tasks.get(bundle.name)
+        if current is not None and current.digest == bundle.digest:
+            current.bundle = bundle
+            return []
+        refused, faults = self._refused.get(bundle.name, (None, []))
+        if refused is bundle:
+            return faults
+        faults = await self._load(bundle, loader)
+        if faults:
+            self._refused[bundle.name] = bundle, faults
+        elif current is not None:
+            self._retire(current, loader)
+        return faults
+
+    async def _load(self, bundle: Bundle, loader: Loader) -> list[str]:
         try:
             handle = await loader.load(bundle)
         except BundleError as error:
-            self._refuse(_entry(bundle), error.faults)
+            return list(error.faults)
         except EngineError as error:  # its words are the engine's: for the log, not for clients
             logger.error("task %s: %s", bundle.name, error)
-            self._refuse(_entry(bundle), ["the engine failed to load it; the server's log says how"])
+            return ["the engine failed to load it; the server's log says how"]
         except PassepartoutError as error:
-            self._refuse(_entry(bundle), [str(error)])
-        else:
-            self.tasks[bundle.name] = ResidentTask(bundle, handle)
-            logger.info("task %s is resident (digest %s)", bundle.name, bundle.digest)
+            return [str(error)]
+        self._refused.pop(bundle.name, None)
+        self._known.add(bundle.name)
+        self.tasks[bundle.name] = ResidentTask(bundle, handle)
+        logger.info("task %s is resident (digest %s)", bundle.name, bundle.digest)
+        return []
 
-    def _refuse(self, entry: str, faults: list[str]) -> None:
-        self.faults[entry] = list(faults)
-        for one in faults:
-            logger.error("bundle %s is refused: %s", entry, one)
+    def _retire(self, task: ResidentTask, loader: Loader) -> None:
+        drain = asyncio.create_task(self._drain(task, loader))
+        self._draining.add(drain)
+        drain.add_done_callback(self._draining.discard)
+
+    async def _drain(self, task: ResidentTask, loader: Loader) -> None:
+        """Unloads what has no name any more, after its last request; then there is room for the refused."""
+        while task.leases:
+            await asyncio.sleep(_LOOK_SECONDS)
+        await asyncio.sleep(self.drain_grace_seconds)
+        try:
+            await loader.unload(task.handle)
+        except EngineError as error:
+            logger.error("task %s (digest %s) is not unloaded: %s", task.name, task.digest, error)
+        else:
+            logger.info("task %s (digest %s) is drained", task.name, task.digest)
+        self._refused.clear()
+
+    def _note(self, faults: dict[str, list[str]]) -> None:
+        """Keeps the faults; what was not known before goes to the log."""
+        for entry, found in faults.items():
+            if self.faults.get(entry) != found:
+                for one in found:
+                    logger.error("bundle %s is refused: %s", entry, one)
+        if faults and not self.loaded:
+            logger.warning("%d bundles are refused, see above and GET /ready", len(faults))
+        for entry in self.faults.keys() - faults.keys():
+            logger.info("bundle %s is not refused any more", entry)
+        self.faults = faults
 
 
 def _entry(bundle: Bundle) -> str:

@@ -22,7 +22,7 @@ _CUMULATIVE = "CUMULATIVE"
 
 
 def watch_generate(engine: Any, metrics: TaskMetrics) -> None:
-    """Have `engine.generate` report tokens and the time to the first one to `metrics`."""
+    """Have `engine.generate` report tokens and the time to the first one to `metrics`, and hold its task."""
     own_generate = engine.generate
 
     def generate(prompt: Any, sampling_params: Any, *args: Any, **options: Any) -> AsyncGenerator[Any, None]:
@@ -63,16 +63,17 @@ async def _watched(
     prompt = cached = completion = 0
     is_first = True
     try:
-        async with aclosing(outputs):
-            async for output in outputs:
-                if is_first and any(len(one.token_ids) for one in output.outputs):
-                    is_first = False
-                    _note_first(output, scope, metrics)
-                prompt = len(output.prompt_token_ids or ())
-                cached = output.num_cached_tokens or 0
-                written = sum(len(one.token_ids) for one in output.outputs)
-                completion = written if is_cumulative else completion + written
-                yield output
+        with scope.lease():  # until the engine is through with it: closing `outputs` waits for the abort
+            async with aclosing(outputs):
+                async for output in outputs:
+                    if is_first and any(len(one.token_ids) for one in output.outputs):
+                        is_first = False
+                        _note_first(output, scope, metrics)
+                    prompt = len(output.prompt_token_ids or ())
+                    cached = output.num_cached_tokens or 0
+                    written = sum(len(one.token_ids) for one in output.outputs)
+                    completion = written if is_cumulative else completion + written
+                    yield output
     finally:
         metrics.tokens(scope.task, prompt=prompt, cached=cached, completion=completion)
 

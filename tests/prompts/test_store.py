@@ -1,11 +1,12 @@
 """The store: good bundles are served, bad ones listed, doubles refused."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from prompts.errors import StoreError
-from prompts.store import scan_store
+from prompts.store import StoreReader, scan_store
 from tests.prompts.sample import edit_json, save_frame, save_whole
 
 
@@ -76,3 +77,40 @@ def test_a_store_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path / "file"):
         with pytest.raises(StoreError, match="tasks: expected a folder of bundles"):
             scan_store(path)
+
+
+def test_a_reader_reads_again_only_what_changed(tmp_path: Path) -> None:
+    save_frame(tmp_path / "same", "same")
+    save_frame(tmp_path / "other", "other")
+    reader = StoreReader(tmp_path)
+    before = reader.scan()
+    save_frame(tmp_path / "other", "other", scale=0.5)
+    after = reader.scan()
+    assert after.bundles["same"] is before.bundles["same"]
+    assert after.bundles["other"].digest != before.bundles["other"].digest
+
+
+def test_a_reader_sees_what_comes_goes_and_is_mended(tmp_path: Path) -> None:
+    save_frame(tmp_path / "goes", "goes")
+    save_frame(tmp_path / "mended", "mended")
+    edit_json(tmp_path / "mended", lambda raw: raw.update(colour=1))
+    reader = StoreReader(tmp_path)
+    first = reader.scan()
+    assert (list(first.bundles), list(first.faults)) == (["goes"], ["mended"])
+    assert reader.scan().faults["mended"] is first.faults["mended"]
+    shutil.rmtree(tmp_path / "goes")
+    edit_json(tmp_path / "mended", lambda raw: raw.pop("colour"))
+    save_frame(tmp_path / "comes", "comes")
+    second = reader.scan()
+    assert (list(second.bundles), list(second.faults)) == (["comes", "mended"], [])
+
+
+def test_a_link_that_is_turned_to_another_release_is_seen(tmp_path: Path) -> None:
+    for number, scale in ((1, 1.0), (2, 0.5)):
+        save_frame(tmp_path / ".releases" / str(number), "task", scale=scale)
+    (tmp_path / "current").symlink_to(".releases/1")
+    reader = StoreReader(tmp_path)
+    before = reader.scan().bundles["task"].digest
+    (tmp_path / ".next").symlink_to(".releases/2")
+    (tmp_path / ".next").replace(tmp_path / "current")
+    assert reader.scan().bundles["task"].digest != before

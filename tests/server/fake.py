@@ -59,6 +59,11 @@ class FakeLoader:
 
     refuses: dict[str, PassepartoutError] = field(default_factory=dict)
     loaded: list[str] = field(default_factory=list)
+    unloaded: list[str] = field(default_factory=list)
+    """Digests, in the order they were unloaded."""
+
+    async def unload(self, handle: TaskHandle) -> None:
+        self.unloaded.append(handle.digest)
 
     async def load(self, bundle: Bundle) -> TaskHandle:
         if bundle.name in self.refuses:
