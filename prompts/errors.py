@@ -122,7 +122,7 @@ class PictureRequiredError(InputError):
         super().__init__(
             fault(
                 "messages",
-                expected=f"at least one picture (task {shown(task)} is a learned frame around the picture)",
+                expected=f"at least one picture (task {shown(task)} acts on pictures alone)",
                 came="text alone",
                 cure="add an image_url part or leave the task out",
             )

@@ -4,13 +4,12 @@ import io
 import struct
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from prompts.errors import PictureError
 from prompts.faults import fault
 
-__all__ = ["BROKEN", "FORMATS", "MAX_PIXELS", "decode_picture", "to_rgb"]
+__all__ = ["BROKEN", "FORMATS", "MAX_PIXELS", "decode_picture", "depth_fault", "to_rgb"]
 
 MAX_PIXELS = 64_000_000
 """Pixels a picture may have, checked before it is decoded."""
@@ -18,7 +17,7 @@ MAX_PIXELS = 64_000_000
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """Formats that are decoded; of a moving picture its first frame counts."""
 
-_DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+_DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, struct.error)
 """What Pillow's decoders raise on broken bytes; running out of memory is not among it."""
 
@@ -56,25 +55,32 @@ def decode_picture(data: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> Image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return an upright 8-bit RGB picture: turned by its EXIF tag, transparency on white, 16 bits scaled.
+    """Return an upright 8-bit RGB picture: turned by its EXIF tag, transparency on white.
 
     Raises:
-        PictureError: the mode holds no colours (32-bit floats).
+        PictureError: more than 8 bits per value.
     """
     upright = ImageOps.exif_transpose(image)
     if upright.mode == "RGB" and not upright.has_transparency_data:
         return upright
-    if upright.mode in _DEEP_MODES:
-        levels = np.asarray(upright, dtype=np.int64).clip(0, 65535) // 257
-        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
-    if upright.mode == "F":
-        raise PictureError(
-            fault("picture", expected="8 or 16 bits per value", came="32-bit floats", cure="convert it")
-        )
+    if found := depth_fault("picture", upright.mode):
+        raise PictureError(found)
     if upright.has_transparency_data:
         layer = upright.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, _WHITE), layer).convert("RGB")
     return upright.convert("RGB")
+
+
+def depth_fault(field: str, mode: str) -> str | None:
+    """What to say of a picture whose Pillow `mode` has more than 8 bits per value, None of any other.
+
+    How such values become 8 bits is nobody's rule (vLLM cuts them off at 255), so a trainer and a server
+    would see different pictures.
+    """
+    if mode not in _DEEP_MODES:
+        return None
+    came = "32-bit floats" if mode == "F" else "16 or 32 bits"
+    return fault(field, expected="8 bits per value", came=came, cure="scale it to 8 bits yourself")
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:

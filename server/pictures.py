@@ -18,7 +18,7 @@ from PIL import Image
 from prompts.errors import InputError, PictureError
 from prompts.faults import fault, shown
 from prompts.frame import MAX_ASPECT
-from prompts.picture import BROKEN, FORMATS, decode_picture
+from prompts.picture import BROKEN, FORMATS, decode_picture, depth_fault
 
 __all__ = ["Picture", "find_broken", "find_fetch_fault", "find_pictures", "require_readable"]
 
@@ -134,7 +134,7 @@ def _require_header(picture: Picture, max_pixels: int) -> None:
     data = _inline_bytes(picture)
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
+            (width, height), mode = image.size, image.mode
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(picture, max_pixels, "more") from error
     except BROKEN as error:
@@ -146,6 +146,8 @@ def _require_header(picture: Picture, max_pixels: int) -> None:
                 cure="send the file's bytes in base64",
             )
         ) from error
+    if found := depth_fault(picture.field, mode):
+        raise PictureError(found)
     if width * height > max_pixels:
         raise _too_large(picture, max_pixels, f"{width} × {height}")
     if max(width, height) > MAX_ASPECT * min(width, height):

@@ -8,9 +8,10 @@ fails when it looks up its own version.
 import argparse
 from collections.abc import Callable
 from importlib.metadata import entry_points
+from pathlib import Path
 
 from prompts.errors import ConfigError, UnsupportedError
-from prompts.faults import fault
+from prompts.faults import fault, shown
 from server.config import PLUGIN_NAME, ServeConfig, has_cache_size
 from server.engine.plugin import WORKER_EXTENSION
 
@@ -20,6 +21,7 @@ BASE_NAME = "base"
 
 _GROUPS = ("vllm.general_plugins", "vllm.endpoint_plugins")
 _GIB = 1 << 30
+_MODELS_FOLDER = "models"  # where `passepartout model build` puts models
 _SERVERS_WITHOUT_PLUGINS = ("grpc", "data_parallel_multi_port_external_lb")
 
 
@@ -64,6 +66,7 @@ def configure(args: argparse.Namespace, config: ServeConfig, *, is_cpu: bool) ->
     if args.model_tag is None and args.model == EngineArgs.model:
         cure = "name the model: --model M"
         faults.append(fault("--model", expected="a folder or a name of the hub", came="nothing", cure=cure))
+    faults += _model_faults(args.model_tag or args.model)
     if args.worker_extension_cls not in ("", WORKER_EXTENSION):
         cure = "leave the option out: a worker takes one extension, and tasks need it"
         came = args.worker_extension_cls
@@ -80,6 +83,19 @@ def configure(args: argparse.Namespace, config: ServeConfig, *, is_cpu: bool) ->
     args.served_model_name = args.served_model_name or [BASE_NAME]
     if is_cpu and args.kv_cache_memory_bytes is None and not has_cache_size():
         args.kv_cache_memory_bytes = _cache_bytes()
+
+
+def _model_faults(model: str) -> list[str]:
+    """A path that leads nowhere is no name of the hub, though vLLM would ask the hub for it."""
+    path = Path(model)
+    begins_as_path = path.is_absolute() or model.startswith((".", "~")) or path.parts[0] == _MODELS_FOLDER
+    is_path = begins_as_path or path.exists() or len(path.parts) > 2  # a name of the hub is `owner/name`
+    if not is_path or "://" in model or (path / "config.json").is_file():
+        return []
+    came = "a folder without config.json" if path.is_dir() else "a file" if path.exists() else "nothing"
+    cure = "correct the path (`passepartout model build pico-llava` makes models/pico-llava)"
+    expected = "a folder with a checkpoint"
+    return [fault("--model", expected=expected, came=f"{came} at {shown(model)}", cure=cure)]
 
 
 def _missing_plugins() -> list[str]:

@@ -5,8 +5,11 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from pydantic import JsonValue
+
+from prompts.bundle import load_bundle
 from prompts.manifest import Provenance
-from training.config import TrainConfig
+from training.config import M2ptConfig, TrainConfig
 
 __all__ = ["provenance"]
 
@@ -16,6 +19,8 @@ _LIBRARIES = ("torch", "transformers", "passepartout-serve")
 def provenance(config: TrainConfig, method: str) -> Provenance:
     """What a job writes about itself into its bundle."""
     settings = config.model_dump(mode="json")
+    if isinstance(config, M2ptConfig) and config.m2pt.init_bundle is not None:
+        settings["m2pt"]["init_bundle"] = _ancestor(config.m2pt.init_bundle)
     return Provenance(
         method=method,
         data=settings["data"],
@@ -25,6 +30,12 @@ def provenance(config: TrainConfig, method: str) -> Provenance:
         commit=_commit(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _ancestor(folder: Path) -> dict[str, JsonValue]:
+    """The bundle that a run went on from: its digest and how that one was made, since folders come and go."""
+    bundle = load_bundle(folder)
+    return {"digest": bundle.digest, "provenance": bundle.manifest.provenance.model_dump(mode="json")}
 
 
 def _version(name: str) -> str | None:

@@ -66,7 +66,10 @@ def test_all_in_one_batch_and_again_from_the_prefix_cache(served: Served) -> Non
 def test_alone(served: Served) -> None:
     for case in ALL_CASES:
         served.forget_cached()
-        assert_same(served.ask([case])[0], served.expect(case), case)
+        for round_trip in ("first", "cached"):
+            output = served.ask([case])[0]
+            assert_same(output, served.expect(case), (round_trip, str(case)))
+        assert output.num_cached_tokens == cached_blocks(output) * BLOCK, case
 
 
 def test_the_stock_engines_artifact_is_not_ours(

@@ -1,11 +1,13 @@
 """Pictures in requests: found in every shape, refused by name before or after the engine saw them."""
 
 import base64
+import io
 import struct
 import zlib
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from prompts.errors import InputError, PictureError
 from server.pictures import Picture, find_broken, find_pictures, require_readable
@@ -27,6 +29,13 @@ def huge_png() -> bytes:
 
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def deep(mode: str, kind: str) -> bytes:
+    """More than 8 bits per value: vLLM would cut them off at 255, no trainer does."""
+    data = io.BytesIO()
+    Image.new(mode, (8, 8)).save(data, kind)
+    return data.getvalue()
 
 
 def cut(url: str) -> str:
@@ -80,6 +89,8 @@ def test_pictures_are_found_in_every_shape(body: dict[str, Any], fields: list[st
     [
         (data_url(b"no picture at all"), "17 bytes that are none"),
         (data_url(huge_png()), "at most 64000000 pixels"),
+        (data_url(deep("I;16", "PNG")), "expected 8 bits per value, came 16 or 32 bits"),
+        (data_url(deep("F", "TIFF")), "expected 8 bits per value, came 32-bit floats"),
         (picture_url((101, 1)), "sides within 100:1 of each other, came 101 × 1"),
         (picture_url((1, 5000)), "came 1 × 5000"),
         ("data:image/png;base64,####", "base64"),

@@ -69,6 +69,16 @@ def test_every_fault_is_listed(tmp_path: Path) -> None:
     assert [one.partition(":")[0] for one in caught.value.faults] == ["--model", "--worker-extension-cls"]
 
 
+@pytest.mark.parametrize("path", ["/nowhere/llava", "./llava", "models/never-built", "a/b/c"])
+def test_a_path_that_leads_nowhere_is_not_asked_of_the_hub(tmp_path: Path, path: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f"--model: expected a folder with a checkpoint, came nothing at '{path}'"
+    ):
+        configured(parsed(tmp_path, "--model", path))
+    with pytest.raises(ConfigError, match=r"came a folder without config\.json at"):
+        configured(parsed(tmp_path, "--model", str(tmp_path)))
+
+
 @pytest.mark.parametrize("option", ["--grpc", "--data-parallel-multi-port-external-lb"])
 def test_servers_that_load_no_plugins_are_refused(tmp_path: Path, option: str) -> None:
     with pytest.raises(UnsupportedError, match=option):

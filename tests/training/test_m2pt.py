@@ -72,6 +72,9 @@ def test_a_job_may_begin_from_a_bundle(tiny_folder: Path, picture_folder: Path, 
     second = train_m2pt(m2pt_job(tiny_folder, picture_folder, tmp_path / "second", options, lr=1e-9, steps=1))
     for name, tensor in first.tensors.items():
         torch.testing.assert_close(second.tensors[name], tensor)
+    begun_with = second.manifest.provenance.config["m2pt"]["init_bundle"]
+    assert begun_with["digest"] == first.digest
+    assert begun_with["provenance"] == first.manifest.provenance.model_dump(mode="json")
     options["text_length"] = 4
     with pytest.raises(
         ConfigError, match=r"m2pt\.init_bundle: expected .*text\.prompts \[\d+, 4, .*came .*, 3, "

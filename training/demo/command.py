@@ -212,6 +212,13 @@ def _run(*arguments: str) -> None:
         raise EngineError(f"`passepartout {' '.join(arguments)}` ended with status {status}")
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, came {number}")
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="passepartout demo",
@@ -222,9 +229,11 @@ def _parser() -> argparse.ArgumentParser:
         "--no-wait", action="store_true", help="exit after the table instead of leaving the server up"
     )
     parser.add_argument(
-        "--n", type=int, default=100, help="held-out pictures per task (default: %(default)s)"
+        "--n", type=_positive, default=100, help="held-out pictures per task (default: %(default)s)"
     )
-    parser.add_argument("--steps", type=int, help="train so few steps only (a quick look; it teaches little)")
+    parser.add_argument(
+        "--steps", type=_positive, help="train so few steps only (a quick look; it teaches little)"
+    )
     parser.add_argument("--port", type=int, default=8000, help="the server's port (default: %(default)s)")
     parser.add_argument(
         "--out", type=Path, default=run_folder("demo"), help="folder of results (default: %(default)s)"

@@ -38,8 +38,11 @@ def running_server(*, model: Path, tasks: Path, port: int, log: Path) -> Iterato
     command.append(
         "--enforce-eager"
     )  # compiling takes longer than the few hundred questions of a demo would gain
+    offline = {"VLLM_NO_USAGE_STATS": "1", **os.environ}  # on a GPU vLLM would report its use to its makers
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=offline
+        )
     try:
         address = f"http://127.0.0.1:{port}"
         _wait_until_ready(process, address, log)

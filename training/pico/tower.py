@@ -113,7 +113,7 @@ def multi_hot(glyphs: Sequence[Sequence[int]], count: int) -> Tensor:
 
 
 def train_tower(recipe: TowerRecipe, state_file: Path) -> None:
-    """Trains CLIP and projector together and writes their state to `state_file` (resumable working file)."""
+    """Trains CLIP and projector together and writes their state to `state_file`, which `load_tower` reads."""
     torch.manual_seed(recipe.seed)
     known = load_split()["known"]
     clip, projector, head = (
