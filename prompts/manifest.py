@@ -20,6 +20,7 @@ from pydantic import (
 from prompts.faults import fault
 
 __all__ = [
+    "NAME_PATTERN",
     "TEXT_FIELD",
     "BaseModelRef",
     "FrameSpec",
@@ -34,7 +35,8 @@ __all__ = [
 TEXT_FIELD = "{text}"
 """Where a template takes the user's text."""
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+NAME_PATTERN = "^[a-z0-9][a-z0-9._-]{0,62}$"
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Version = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,62}$")]
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=512)]

@@ -105,7 +105,22 @@ def test_a_client_that_goes_away_is_counted_and_its_request_aborted(site: Site) 
     finally:
         engine.pause_seconds = 0.0
     assert engine.aborted == ["request-1"]
+    assert site.server.service.tasks.find("plain").leases == 0
     assert value(site, "task_in_flight", task="plain") == 0
+
+
+def test_a_stream_holds_its_task_until_the_last_byte(site: Site) -> None:
+    """Once for the HTTP request, once for the engine's: a drain waits for both."""
+    task, engine = site.server.service.tasks.find("plain"), site.server.engine
+    engine.pause_seconds = 0.1
+    try:
+        body = {"messages": [{"role": "user", "content": "?"}], "task": "plain", "stream": True}
+        with site.client.stream("POST", CHAT, json=body) as response:
+            next(response.iter_lines())
+            assert task.leases == 2
+    finally:
+        engine.pause_seconds = 0.0
+    assert settled(lambda: task.leases, 0) == 0
 
 
 def test_names_nobody_registered_share_one_label(site: Site) -> None:

@@ -1,0 +1,180 @@
+"""`passepartout task import`: what the papers' own code saves becomes a bundle, value for value."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from prompts.bundle import load_bundle
+from prompts.cli import main
+from prompts.errors import BundleError, InputError
+from prompts.fingerprint import base_model_ref
+
+LAYERS, LENGTH, HIDDEN = 3, 4, 8
+VISION_LAYERS, VISION_LENGTH, VISION_HIDDEN = 2, 5, 6
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A checkpoint as far as its fingerprint goes."""
+    folder = tmp_path / "base"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"architectures": ["LlavaForConditionalGeneration"]}')
+    save_file({"weight": torch.ones(2)}, folder / "model.safetensors")
+    return folder
+
+
+def perturbation(border: int = 3) -> Tensor:
+    delta = torch.randn(3, 20, 20, generator=torch.Generator().manual_seed(1)) * 2
+    delta[:, border:-border, border:-border] = 0
+    return delta
+
+
+def m2pt_state() -> dict[str, Tensor]:
+    """By the names of METHODS: M²PT's LLaVA with a projector of two layers."""
+    generator = torch.Generator().manual_seed(2)
+
+    def some(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).bfloat16()
+
+    state = {f"model.prompts.{layer}": some(1, LENGTH, HIDDEN) for layer in range(LAYERS)}
+    tower = "model.vision_tower.vision_tower.vision_model.encoder.prompts"
+    state |= {f"{tower}.{layer}": some(1, VISION_LENGTH, VISION_HIDDEN) for layer in range(VISION_LAYERS)}
+    state |= {f"model.mm_projector.{n}.bias": some(HIDDEN) for n in (0, 2)}
+    state |= {
+        "model.mm_projector.0.weight": some(HIDDEN, VISION_HIDDEN),
+        "model.mm_projector.2.weight": some(HIDDEN, HIDDEN),
+        "lm_head.weight": some(7, HIDDEN),
+        "model.layers.0.mlp.up_proj.weight": some(2, 2),
+    }
+    return state
+
+
+def run(*arguments: Any) -> int:
+    return main(["import", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("saved", ["by name", "alone", "batched"])
+def test_a_tvp_frame_keeps_every_value(
+    tmp_path: Path, saved: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    delta = perturbation()
+    held: Any = {"by name": {"perturbation": delta}, "alone": delta, "batched": delta[None]}[saved]
+    torch.save(held, tmp_path / "cifar10.pth")
+    assert run("tvp", tmp_path / "cifar10.pth", tmp_path / "Birds", "--inner", 14) == 0
+    bundle = load_bundle(tmp_path / "Birds")
+    assert (bundle.name, bundle.manifest.base_model) == ("birds", None)
+    assert bundle.manifest.frame is not None
+    assert (bundle.manifest.frame.canvas, bundle.manifest.frame.inner) == ((20, 20), 14)
+    assert bundle.frame_delta is not None
+    assert torch.equal(bundle.frame_delta, delta)
+    assert delta.abs().max() > 1, "values outside [0, 1] are kept"
+    assert bundle.digest in capsys.readouterr().out
+
+
+def test_a_frame_of_another_geometry_is_refused(tmp_path: Path) -> None:
+    torch.save({"perturbation": perturbation(border=5)}, tmp_path / "a.pth")
+    with pytest.raises(BundleError, match=r"frame\.delta"):
+        run("tvp", tmp_path / "a.pth", tmp_path / "out", "--inner", 14)
+    with pytest.raises(InputError, match="expected inner to fit canvas"):
+        run("tvp", tmp_path / "a.pth", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_m2pt_keeps_every_value(tmp_path: Path, base: Path, sharded: bool) -> None:
+    state, source = m2pt_state(), tmp_path / "m2pt"
+    if sharded:
+        source.mkdir()
+        names = sorted(state)
+        torch.save({name: state[name] for name in names[::2]}, source / "pytorch_model-00001-of-00002.bin")
+        save_file({name: state[name] for name in names[1::2]}, source / "adapter.safetensors")
+    else:
+        source = source.with_suffix(".bin")
+        torch.save(state, source)
+    run("m2pt", source, tmp_path / "task", "--base", base, "--lm-head")
+    bundle = load_bundle(tmp_path / "task")
+    assert bundle.manifest.base_model == base_model_ref(base)
+    assert bundle.manifest.vision is not None
+    assert bundle.manifest.vision.mode == "released"
+    assert bundle.text_prompts is not None
+    assert bundle.vision_prompts is not None
+    for layer in range(LAYERS):
+        assert torch.equal(bundle.text_prompts[layer], state[f"model.prompts.{layer}"][0])
+    for layer in range(VISION_LAYERS):
+        name = f"model.vision_tower.vision_tower.vision_model.encoder.prompts.{layer}"
+        assert torch.equal(bundle.vision_prompts[layer], state[name][0])
+    projector = bundle.projector_state()
+    for number, inner in ((0, "linear_1"), (2, "linear_2")):
+        for kind in ("weight", "bias"):
+            assert torch.equal(projector.pop(f"{inner}.{kind}"), state[f"model.mm_projector.{number}.{kind}"])
+    assert projector == {}
+    assert bundle.lm_head_weight is not None
+    assert torch.equal(bundle.lm_head_weight, state["lm_head.weight"])
+
+
+def test_parts_may_be_left_out(tmp_path: Path, base: Path) -> None:
+    torch.save(m2pt_state(), tmp_path / "m2pt.bin")
+    run("m2pt", tmp_path / "m2pt.bin", tmp_path / "task", "--base", base, "--no-projector", "--mode", "paper")
+    manifest = load_bundle(tmp_path / "task").manifest
+    assert (manifest.projector, manifest.lm_head) == (False, False)
+    assert manifest.vision is not None
+    assert manifest.vision.mode == "paper"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model.prompts.1": None}, r"model\.prompts of every layer, came none of \[1\]; give all shards"),
+        ({"model.prompts.1": torch.ones(1, 5, HIDDEN)}, r"\(1, P, d\) in every layer"),
+        ({"model.mm_projector.weight": torch.ones(2, 2)}, r"came mm_projector\.weight; .*--no-projector"),
+    ],
+)
+def test_what_does_not_fit_is_named(
+    tmp_path: Path, base: Path, change: dict[str, Tensor | None], said: str
+) -> None:
+    state = {name: tensor for name, tensor in (m2pt_state() | change).items() if tensor is not None}
+    torch.save(state, tmp_path / "m2pt.bin")
+    with pytest.raises(InputError, match=said):
+        run("m2pt", tmp_path / "m2pt.bin", tmp_path / "task", "--base", base)
+
+
+class Code:
+    """A pickle that would touch a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_no_code_of_a_file_is_run(tmp_path: Path) -> None:
+    torch.save({"perturbation": Code(tmp_path / "ran")}, tmp_path / "evil.pth")
+    with pytest.raises(InputError, match="expected tensors alone, came a pickle of other objects"):
+        run("tvp", tmp_path / "evil.pth", tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("kind", ["tvp", "m2pt"])
+@pytest.mark.parametrize("content", [None, b"", b"not weights", "other"])
+def test_what_holds_no_prompt_is_refused(tmp_path: Path, base: Path, kind: str, content: Any) -> None:
+    source = tmp_path / "source.pth"
+    if isinstance(content, bytes):
+        source.write_bytes(content)
+    elif content == "other":
+        torch.save({"weight": torch.ones(2)}, source)
+    more = ["--base", base] if kind == "m2pt" else []
+    with pytest.raises(InputError, match=re.escape(source.name) + ": expected .*, came "):
+        run(kind, source, tmp_path / "out", *more)
+
+
+def test_a_folder_that_is_no_name_needs_one(tmp_path: Path) -> None:
+    torch.save(perturbation(), tmp_path / "a.pth")
+    with pytest.raises(InputError, match="--name: expected a name like"):
+        run("tvp", tmp_path / "a.pth", tmp_path / "a task", "--inner", 14)
+    assert run("tvp", tmp_path / "a.pth", tmp_path / "a task", "--inner", 14, "--name", "a-task") == 0
