@@ -116,8 +116,10 @@ def test_a_stream_holds_its_task_until_the_last_byte(site: Site) -> None:
     try:
         body = {"messages": [{"role": "user", "content": "?"}], "task": "plain", "stream": True}
         with site.client.stream("POST", CHAT, json=body) as response:
-            next(response.iter_lines())
+            lines = response.iter_lines()
+            next(lines)
             assert task.leases == 2
+            assert list(lines)[-2] == "data: [DONE]"
     finally:
         engine.pause_seconds = 0.0
     assert settled(lambda: task.leases, 0) == 0
