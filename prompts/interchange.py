@@ -30,10 +30,14 @@ __all__ = ["import_m2pt", "import_tvp"]
 
 _PERTURBATION = "perturbation"
 _SUFFIXES = (".bin", ".pt", ".pth", ".safetensors")
+_OF_THE_TRAINER = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state\w*)\.(bin|pt|pth)")
+"""What transformers' Trainer leaves beside the weights."""
 _TEXT_NAME = re.compile(r"(?:.*\.)?model\.prompts\.(\d+)")
 _VISION_NAME = re.compile(r"(?:.*\.)?vision_model\.encoder\.prompts\.(\d+)")
 _PROJECTOR_NAME = re.compile(r"(?:.*\.)?mm_projector\.(.+)")
 _LM_HEAD_NAME = re.compile(r"(?:.*\.)?lm_head\.weight")
+_BROKEN = (RuntimeError, EOFError, ValueError, AssertionError, LookupError, TypeError, AttributeError)
+"""What torch's reader raises on broken bytes."""
 _LAYERS_OF_PROJECTOR = {"0": "linear_1", "2": "linear_2"}
 """LLaVA's own names (an activation is number 1) -> those of transformers' LLaVA."""
 
@@ -98,7 +102,7 @@ def import_m2pt(
     held = {name: _storable(tensor) for name, tensor in tensors.items() if tensor is not None}
     if not held:
         expected = "model.prompts.*, vision_model.encoder.prompts.* or mm_projector.*"
-        raise _refused(source, expected, f"{len(state)} other tensors", "give M²PT's saved weights")
+        raise _refused(source, expected, "nothing of the kind", "give M²PT's saved weights")
     manifest = Manifest(
         name=name,
         version="1",
@@ -175,14 +179,24 @@ def _read_all(source: Path) -> dict[str, Tensor]:
     """Every tensor of a file, or of all files of a folder."""
     files: Iterable[Path] = [source]
     if source.is_dir():
-        files = sorted(path for path in source.iterdir() if path.suffix in _SUFFIXES)
+        files = sorted(
+            path
+            for path in source.iterdir()
+            if path.suffix in _SUFFIXES and not _OF_THE_TRAINER.fullmatch(path.name)
+        )
     state: dict[str, Tensor] = {}
     for file in files:
         read = _read(file)
         if isinstance(read, Tensor):
             raise _refused(file, "tensors by name", "one without a name", "give M²PT's saved weights")
-        state |= read
+        state |= {name: tensor for name, tensor in read.items() if _is_ours(name)}
     return state
+
+
+def _is_ours(name: str) -> bool:
+    """The rest of a large model's weights is let go of, file by file."""
+    patterns = (_TEXT_NAME, _VISION_NAME, _PROJECTOR_NAME, _LM_HEAD_NAME)
+    return any(pattern.fullmatch(name) for pattern in patterns)
 
 
 def _read(file: Path) -> Tensor | dict[str, Tensor]:
@@ -197,7 +211,7 @@ def _read(file: Path) -> Tensor | dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         cure = "no code of a file is run here: save its state dict alone"
         raise _refused(file, "tensors alone", "a pickle of other objects, or of none", cure) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
+    except (SafetensorError, *_BROKEN) as error:
         came = f"something else ({str(error).partition(chr(10))[0][:120]})"
         raise _refused(file, "a file of weights", came, "download it again") from error
     if isinstance(held, Tensor):

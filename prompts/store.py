@@ -13,7 +13,7 @@ from prompts.bundle_files import link_leaves
 from prompts.errors import BundleError, StoreError
 from prompts.faults import fault
 
-__all__ = ["StoreReader", "StoreScan", "scan_store"]
+__all__ = ["StoreReader", "StoreScan", "entry_name", "scan_store"]
 
 _NO_BUNDLES = {"lost+found"}  # a fresh volume's own folder
 
@@ -32,7 +32,8 @@ class StoreScan:
 class StoreReader:
     """Scans one store repeatedly; a bundle whose files did not change since the last scan is not read again.
 
-    Then the very same `Bundle` (or error) is in the scan, so that `is` tells what is new.
+    Then the very same `Bundle` is in the scan, so that `is` tells what is new. A faulty one is read again
+    each time: what was wrong may lie outside its files (a full file table, a network that was away).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -53,7 +54,7 @@ class StoreReader:
         loaded: dict[str, list[Bundle]] = {}
         for path, (_, found) in self._seen.items():
             if isinstance(found, BundleError):
-                scan.faults[path.name] = found
+                scan.faults[entry_name(path)] = found
             else:
                 loaded.setdefault(found.name, []).append(found)
         for name, same in loaded.items():
@@ -72,7 +73,7 @@ class StoreReader:
             _refuse_foreign_link(path, self._folder)
             return signature, load_bundle(path)
         except BundleError as error:
-            return signature, error
+            return None, error
 
 
 def scan_store(folder: Path) -> StoreScan:
@@ -82,6 +83,11 @@ def scan_store(folder: Path) -> StoreScan:
         StoreError: the folder is missing or cannot be read.
     """
     return StoreReader(folder).scan()
+
+
+def entry_name(path: Path) -> str:
+    """A folder's name as text that any encoding takes."""
+    return path.name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _signature(path: Path) -> _Signature:
@@ -109,8 +115,16 @@ def _bundle_folders(folder: Path) -> list[Path]:
         for entry in entries
         if not entry.name.startswith(".")
         and entry.name not in _NO_BUNDLES
-        and (entry.is_dir() or entry.is_symlink())
+        and (entry.is_symlink() or _is_folder(entry))
     ]
+
+
+def _is_folder(entry: Path) -> bool:
+    """False too where nobody can say: one odd entry keeps no bundle from being served."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _refuse_foreign_link(path: Path, folder: Path) -> None:
@@ -123,8 +137,8 @@ def _refuse_foreign_link(path: Path, folder: Path) -> None:
 
 def _doubles(name: str, same: list[Bundle]) -> dict[str, BundleError]:
     paths = [bundle.path for bundle in same if bundle.path is not None]
-    folders = ", ".join(path.name for path in paths)
+    folders = ", ".join(entry_name(path) for path in paths)
     found = fault(
         "name", expected="a name of its own", came=f"{name!r} in {folders}", cure="keep or rename one"
     )
-    return {path.name: BundleError(path, [found]) for path in paths}
+    return {entry_name(path): BundleError(path, [found]) for path in paths}

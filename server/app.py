@@ -103,6 +103,7 @@ async def follow_store(service: Service, reader: StoreReader, loader: Loader, *,
         try:
             scan = await asyncio.to_thread(reader.scan)
             await service.tasks.reconcile(scan, loader)
+            service.publish()
         except StoreError as error:
             if is_readable:
                 logger.error("the store cannot be read, its tasks stay as they are: %s", error)
@@ -113,4 +114,3 @@ async def follow_store(service: Service, reader: StoreReader, loader: Loader, *,
             if not is_readable:
                 logger.info("the store can be read again")
             is_readable = True
-            service.publish()

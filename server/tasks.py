@@ -9,14 +9,16 @@ served already goes on with what it has.
 """
 
 import asyncio
+import math
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from prompts.bundle import Bundle
-from prompts.errors import BundleError, EngineError, PassepartoutError, TaskNotFoundError
-from prompts.store import StoreScan
+from prompts.errors import BundleError, CapacityError, EngineError, PassepartoutError, TaskNotFoundError
+from prompts.store import StoreScan, entry_name
 from server.engine.handles import TaskHandle
 from server.log import logger
 
@@ -25,6 +27,7 @@ __all__ = ["DRAIN_GRACE_SECONDS", "Loader", "ResidentTask", "TaskRegistry"]
 DRAIN_GRACE_SECONDS = 0.5
 """Between a drained task's last request and its unloading: time for what vLLM has still to start or abort."""
 _LOOK_SECONDS = 0.05
+_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 1.0, 30.0
 
 
 class Loader(Protocol):
@@ -46,6 +49,7 @@ class ResidentTask:
     bundle: Bundle
     handle: TaskHandle
     leases: int = 0
+    is_unloaded: bool = False
 
     @property
     def name(self) -> str:
@@ -59,12 +63,29 @@ class ResidentTask:
 
     @contextmanager
     def lease(self) -> Iterator[None]:
-        """Keeps the task in the workers for as long as this is open."""
+        """Keeps the task in the workers for as long as this is open.
+
+        Raises:
+            TaskNotFoundError: it has left them already; a request that goes on behind its HTTP answer comes
+                here so late.
+        """
+        if self.is_unloaded:
+            raise TaskNotFoundError(self.name, ())
         self.leases += 1
         try:
             yield
         finally:
             self.leases -= 1
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """Why a bundle is not served. `retry_at`: monotonic seconds; infinite where only another bundle helps."""
+
+    bundle: Bundle
+    faults: list[str]
+    seconds: float = math.inf
+    retry_at: float = math.inf
 
 
 @dataclass
@@ -80,13 +101,14 @@ class TaskRegistry:
     drain_grace_seconds: float = DRAIN_GRACE_SECONDS
     _known: set[str] = field(default_factory=set)
     _missing: set[str] = field(default_factory=set)
-    _refused: dict[str, tuple[Bundle, list[str]]] = field(default_factory=dict)
+    _refused: dict[str, _Refusal] = field(default_factory=dict)
     _draining: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def reconcile(self, scan: StoreScan, loader: Loader) -> None:
         """Bring the tasks to what `scan` found; returns when new ones are resident, drains go on behind."""
         faults = {entry: list(error.faults) for entry, error in scan.faults.items()}
         self._drop_gone(scan, loader)
+        self._refused = {name: one for name, one in self._refused.items() if name in scan.bundles}
         for bundle in scan.bundles.values():
             if found := await self._serve(bundle, loader):
                 faults[_entry(bundle)] = found
@@ -142,31 +164,25 @@ class TaskRegistry:
         if current is not None and current.digest == bundle.digest:
             current.bundle = bundle
             return []
-        refused, faults = self._refused.get(bundle.name, (None, []))
-        if refused is bundle:
-            return faults
-        faults = await self._load(bundle, loader)
-        if faults:
-            self._refused[bundle.name] = bundle, faults
-        elif current is not None:
-            self._retire(current, loader)
-        return faults
-
-    async def _load(self, bundle: Bundle, loader: Loader) -> list[str]:
+        before = self._refused.get(bundle.name)
+        if before is not None and before.bundle is bundle and time.monotonic() < before.retry_at:
+            return before.faults
         try:
-            handle = await loader.load(bundle)
-        except BundleError as error:
-            return list(error.faults)
-        except EngineError as error:  # its words are the engine's: for the log, not for clients
-            logger.error("task %s: %s", bundle.name, error)
-            return ["the engine failed to load it; the server's log says how"]
+            await self._load(bundle, loader)
         except PassepartoutError as error:
-            return [str(error)]
+            refusal = _refusal(bundle, error, before)
+            self._refused[bundle.name] = refusal
+            return refusal.faults
         self._refused.pop(bundle.name, None)
+        if current is not None:
+            self._retire(current, loader)
+        return []
+
+    async def _load(self, bundle: Bundle, loader: Loader) -> None:
+        handle = await loader.load(bundle)
         self._known.add(bundle.name)
         self.tasks[bundle.name] = ResidentTask(bundle, handle)
         logger.info("task %s is resident (digest %s)", bundle.name, bundle.digest)
-        return []
 
     def _retire(self, task: ResidentTask, loader: Loader) -> None:
         drain = asyncio.create_task(self._drain(task, loader))
@@ -175,9 +191,12 @@ class TaskRegistry:
 
     async def _drain(self, task: ResidentTask, loader: Loader) -> None:
         """Unloads what has no name any more, after its last request; then there is room for the refused."""
-        while task.leases:
-            await asyncio.sleep(_LOOK_SECONDS)
         await asyncio.sleep(self.drain_grace_seconds)
+        while task.leases:
+            while task.leases:
+                await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(self.drain_grace_seconds)
+        task.is_unloaded = True
         try:
             await loader.unload(task.handle)
         except EngineError as error:
@@ -199,5 +218,20 @@ class TaskRegistry:
         self.faults = faults
 
 
+def _refusal(bundle: Bundle, error: PassepartoutError, before: _Refusal | None) -> _Refusal:
+    """What the engine or a full bank refused may go later: it is tried again, less and less often."""
+    if not isinstance(error, CapacityError | EngineError):
+        faults = list(error.faults) if isinstance(error, BundleError) else [str(error)]
+        return _Refusal(bundle, faults)
+    faults = [str(error)]
+    if isinstance(error, EngineError):  # its words are the engine's: for the log, not for clients
+        logger.error("task %s: %s", bundle.name, error)
+        faults = ["the engine failed to load it; the server's log says how"]
+    seconds = _FIRST_RETRY_SECONDS
+    if before is not None and before.bundle is bundle:
+        seconds = min(2 * before.seconds, _LONGEST_RETRY_SECONDS)
+    return _Refusal(bundle, faults, seconds, time.monotonic() + seconds)
+
+
 def _entry(bundle: Bundle) -> str:
-    return bundle.path.name if bundle.path is not None else bundle.name
+    return entry_name(bundle.path) if bundle.path is not None else bundle.name

@@ -78,6 +78,8 @@ def configure(args: argparse.Namespace, config: ServeConfig, *, is_cpu: bool) ->
             raise UnsupportedError(_without_plugins("--" + name.replace("_", "-")))
     if vllm.envs.VLLM_USE_RUST_FRONTEND:
         raise UnsupportedError(_without_plugins("VLLM_USE_RUST_FRONTEND"))
+    if args.data_parallel_size > 1:
+        args.api_server_count = _one_front_end(args.api_server_count)
     args.worker_extension_cls = WORKER_EXTENSION
     args.additional_config = config.additional_config(args.additional_config)
     args.served_model_name = args.served_model_name or [BASE_NAME]
@@ -85,10 +87,22 @@ def configure(args: argparse.Namespace, config: ServeConfig, *, is_cpu: bool) ->
         args.kv_cache_memory_bytes = _cache_bytes()
 
 
+def _one_front_end(count: int | None) -> int:
+    """Engines number their tasks in the order they hear of them: with one API server it is the same in all.
+
+    Raises:
+        UnsupportedError: more were asked for.
+    """
+    if count in (None, 1):
+        return 1
+    cure = "leave it out with --data-parallel-size, or start servers of one engine each"
+    raise UnsupportedError(fault("--api-server-count", expected="1", came=str(count), cure=cure))
+
+
 def _model_faults(model: str) -> list[str]:
     """A path that leads nowhere is no name of the hub, though vLLM would ask the hub for it."""
     path = Path(model)
-    begins_as_path = path.is_absolute() or model.startswith((".", "~")) or path.parts[0] == _MODELS_FOLDER
+    begins_as_path = path.is_absolute() or model.startswith((".", "~")) or path.parts[:1] == (_MODELS_FOLDER,)
     is_path = begins_as_path or path.exists() or len(path.parts) > 2  # a name of the hub is `owner/name`
     if not is_path or "://" in model or (path / "config.json").is_file():
         return []

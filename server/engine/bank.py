@@ -99,7 +99,11 @@ class PromptBank(nn.Module):
         if len(self._residents) >= self._slots:
             raise CapacityError(f"slots: all {self._slots} are taken; unload a task or raise slots")
         resident = self._place(bundle)
-        self._copy(bundle, resident)
+        try:
+            self._copy(bundle, resident)
+        except Exception as error:
+            self._free(resident)
+            raise EngineError(f"task {bundle.name}: its tensors were not copied: {error}") from error
         self._residents[resident.slot] = resident
         self._next_slot += 1
         return resident
@@ -116,10 +120,13 @@ class PromptBank(nn.Module):
         resident.loads -= 1
         if resident.loads == 0:
             del self._residents[slot]
-            self._text_rows.release(resident.text_row0, resident.text_length)
-            self._vision_rows.release(resident.vision_row0, resident.vision_length)
-            self._owners[resident.text_row0 : resident.text_row0 + resident.text_length] = -1
+            self._free(resident)
         return resident.loads
+
+    def _free(self, resident: Resident) -> None:
+        self._text_rows.release(resident.text_row0, resident.text_length)
+        self._vision_rows.release(resident.vision_row0, resident.vision_length)
+        self._owners[resident.text_row0 : resident.text_row0 + resident.text_length] = -1
 
     def _place(self, bundle: Bundle) -> Resident:
         text, vision = bundle.manifest.text, bundle.manifest.vision

@@ -130,6 +130,20 @@ def test_a_task_without_room_leaves_no_trace(bank: PromptBank) -> None:
         bank.load(make_bundle("e", vision=1))
 
 
+def test_tensors_that_cannot_be_copied_leave_no_trace(
+    bank: PromptBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as full:
+        full.setattr(bank, "_copy", fail)
+        for _ in range(3):
+            with pytest.raises(EngineError, match="were not copied: out of memory"):
+                bank.load(make_bundle("a", text=8, vision=6))
+    assert bank.load(make_bundle("a", text=8, vision=6)).text_length == 8
+
+
 def test_every_misfit_is_named() -> None:
     facts = replace(FACTS, text_layers=5, max_vision_length=1)
     bundle = make_bundle("a", text=9, vision=2, projector=True, lm_head=True)

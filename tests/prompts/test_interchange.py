@@ -93,6 +93,7 @@ def test_m2pt_keeps_every_value(tmp_path: Path, base: Path, sharded: bool) -> No
         names = sorted(state)
         torch.save({name: state[name] for name in names[::2]}, source / "pytorch_model-00001-of-00002.bin")
         save_file({name: state[name] for name in names[1::2]}, source / "adapter.safetensors")
+        torch.save(Code(tmp_path / "ran"), source / "training_args.bin")  # as transformers' Trainer leaves it
     else:
         source = source.with_suffix(".bin")
         torch.save(state, source)

@@ -1,5 +1,7 @@
 """The store: good bundles are served, bad ones listed, doubles refused."""
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -97,7 +99,7 @@ def test_a_reader_sees_what_comes_goes_and_is_mended(tmp_path: Path) -> None:
     reader = StoreReader(tmp_path)
     first = reader.scan()
     assert (list(first.bundles), list(first.faults)) == (["goes"], ["mended"])
-    assert reader.scan().faults["mended"] is first.faults["mended"]
+    assert reader.scan().faults["mended"].faults == first.faults["mended"].faults
     shutil.rmtree(tmp_path / "goes")
     edit_json(tmp_path / "mended", lambda raw: raw.pop("colour"))
     save_frame(tmp_path / "comes", "comes")
@@ -114,3 +116,26 @@ def test_a_link_that_is_turned_to_another_release_is_seen(tmp_path: Path) -> Non
     (tmp_path / ".next").symlink_to(".releases/2")
     (tmp_path / ".next").replace(tmp_path / "current")
     assert reader.scan().bundles["task"].digest != before
+
+
+def test_an_odd_entry_keeps_no_bundle_from_being_served(tmp_path: Path) -> None:
+    save_frame(tmp_path / "good", "good")
+    (tmp_path / "long").symlink_to("x" * 300)
+    (tmp_path / os.fsdecode(b"not-\xff-utf8")).mkdir()
+    scan = scan_store(tmp_path)
+    assert list(scan.bundles) == ["good"]
+    assert sorted(scan.faults) == ["long", "not-\\udcff-utf8"]
+    assert all(entry.encode() for entry in scan.faults)
+
+
+def test_what_could_not_be_read_once_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_frame(tmp_path / "good", "good")
+    reader = StoreReader(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr("builtins.open", _raise_too_many_files)
+        assert list(reader.scan().faults) == ["good"]
+    assert list(reader.scan().bundles) == ["good"]
+
+
+def _raise_too_many_files(*_: object, **__: object) -> None:
+    raise OSError(errno.EMFILE, "Too many open files")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+import server.tasks
 from prompts.errors import CapacityError, EngineError, TaskNotFoundError
 from prompts.store import StoreReader
 from server.app import follow_store
@@ -206,3 +207,56 @@ def test_a_store_that_goes_away_changes_nothing_until_it_is_back(
 async def until(holds: Callable[[], bool]) -> None:
     while not holds():
         await asyncio.sleep(0.01)
+
+
+def test_a_load_that_the_engine_failed_is_tried_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.tasks, "_FIRST_RETRY_SECONDS", 0.05)
+
+    async def story() -> None:
+        site.loader.refuses["one"] = EngineError("the line went dead")
+        await site.look()
+        assert site.tasks.faults == {"one": ["the engine failed to load it; the server's log says how"]}
+        del site.loader.refuses["one"]
+        await site.look()
+        assert "one" not in site.tasks.tasks, "not at every look"
+        await asyncio.sleep(0.06)
+        await site.look()
+        assert "one" in site.tasks.tasks
+        assert site.tasks.faults == {}
+
+    run(story)
+
+
+def test_what_left_the_workers_is_leased_no_more(site: Site) -> None:
+    """An engine request that begins long after its HTTP answer fails alone; the workers never see it."""
+
+    async def story() -> None:
+        await site.look()
+        task = site.tasks.find("one")
+        shutil.rmtree(site.folder / "one")
+        await site.look()
+        await site.look()
+        await site.tasks.drained()
+        with pytest.raises(TaskNotFoundError), task.lease():
+            pass
+
+    run(story)
+
+
+def test_figures_that_cannot_be_published_do_not_end_the_following(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        service, failed = Service(registry=CollectorRegistry(), tasks=site.tasks), []
+
+        def publish() -> None:
+            failed.append(1)
+            raise OSError("no space left")
+
+        monkeypatch.setattr(service, "publish", publish)
+        follow = follow_store(service, StoreReader(site.folder), site.loader, seconds=0.01)
+        following = asyncio.create_task(follow)
+        await until(lambda: len(failed) > 2)
+        following.cancel()
+
+    run(story)

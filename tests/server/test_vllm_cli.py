@@ -79,6 +79,13 @@ def test_a_path_that_leads_nowhere_is_not_asked_of_the_hub(tmp_path: Path, path:
         configured(parsed(tmp_path, "--model", str(tmp_path)))
 
 
+def test_engines_side_by_side_have_one_front_end(tmp_path: Path) -> None:
+    assert configured(parsed(tmp_path, "m", "--data-parallel-size", "2")).api_server_count == 1
+    assert configured(parsed(tmp_path, "m", "--api-server-count", "2")).api_server_count == 2
+    with pytest.raises(UnsupportedError, match="--api-server-count: expected 1, came 2"):
+        configured(parsed(tmp_path, "m", "--data-parallel-size", "2", "--api-server-count", "2"))
+
+
 @pytest.mark.parametrize("option", ["--grpc", "--data-parallel-multi-port-external-lb"])
 def test_servers_that_load_no_plugins_are_refused(tmp_path: Path, option: str) -> None:
     with pytest.raises(UnsupportedError, match=option):
