@@ -1,4 +1,4 @@
-"""Text prompts into the decoder: at the input of every layer a prompt token's state is the bank's row.
+"""Text prompts into the decoder: at the input of each layer a prompt token's state is its vector of the bank.
 
 Written for vLLM 0.32's decoder layers `(positions, hidden_states, residual)` that begin with
 norm(hidden_states + residual): the row goes into `hidden_states` and 0 into `residual`. There is no branch on
@@ -42,9 +42,8 @@ def _make_hook(bank: PromptBank, layer: int, hidden_at: int, residual_at: int) -
         args, kwargs = list(args), dict(kwargs)  # type: ignore[assignment]
         hidden = _get(args, kwargs, hidden_at, "hidden_states")
         residual = _get(args, kwargs, residual_at, "residual")
-        rows = bank.rows[: hidden.shape[0]]
-        is_prompt = (rows >= 0).unsqueeze(-1)
-        prompts = bank.text[layer][rows.clamp(min=0)].to(hidden.dtype)
+        prompts, has_one = bank.text.take(layer, bank.rows[: hidden.shape[0]])
+        is_prompt, prompts = has_one.unsqueeze(-1), prompts.to(hidden.dtype)
         _set(args, kwargs, hidden_at, "hidden_states", torch.where(is_prompt, prompts, hidden))
         if residual is not None:
             zero = torch.zeros_like(residual)

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 PROMPT_ROWS_FIELD = "passepartout_rows"
-"""(1, P, 2) int64 on the CPU: (slot, bank row) of each prompt token."""
+"""(1, P, 2) int64 on the CPU: (slot, place in the prompt) of each prompt token."""
 PROMPT_TICKET_FIELD = "passepartout_prompt_ticket"
 """(1, 2) int64 on the CPU: the ticket of the learned-prompt item."""
 PICTURE_TICKET_FIELD = "passepartout_picture_ticket"
@@ -65,6 +65,6 @@ def make_ticket(handle: TaskHandle | None) -> Tensor:
 
 
 def make_rows(handle: TaskHandle) -> Tensor:
-    """(slot, bank row) of each text prompt token, (P, 2) int64."""
-    rows = handle.text_row0 + torch.arange(handle.text_length, dtype=torch.int64)
-    return torch.stack([torch.full_like(rows, handle.slot), rows], dim=1)
+    """(slot, place in the prompt) of each text prompt token, (P, 2) int64."""
+    places = torch.arange(handle.text_length, dtype=torch.int64)
+    return torch.stack([torch.full_like(places, handle.slot), places], dim=1)

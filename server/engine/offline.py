@@ -52,12 +52,18 @@ class OfflineTasks:
         self.residency = asyncio.run(Residency.connect(LocalEngine(llm), model_folder))
 
     def load(self, bundle: Bundle) -> TaskHandle:
-        """See `Residency.load`."""
-        return asyncio.run(self.residency.load(bundle))
+        """Checks the bundle and keeps it on the device until `unload`.
+
+        Raises:
+            BaseModelMismatchError, BundleError, ConfigError: see `Residency.check`.
+            CapacityError, EngineError: see `Residency.acquire`.
+        """
+        self.residency.check(bundle)
+        return asyncio.run(self.residency.acquire(bundle, is_patient=False))
 
     def unload(self, handle: TaskHandle) -> None:
-        """See `Residency.unload`."""
-        asyncio.run(self.residency.unload(handle))
+        """Undoes one `load`; the task leaves the device when its room is needed. No request may need it."""
+        self.residency.release(handle)
 
     def generate(
         self,

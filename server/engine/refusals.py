@@ -12,7 +12,7 @@ from server.engine.items import MODALITY
 
 __all__ = ["check_config", "salt_compile_cache"]
 
-_INJECTION_VERSION = 1
+_INJECTION_VERSION = 2
 """Raise it whenever what is compiled into the model changes (`injection.py`, `bank.py`)."""
 
 _DRAFTERS_WITHOUT_A_MODEL = {"ngram", "ngram_gpu", "suffix"}

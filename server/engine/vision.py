@@ -65,16 +65,18 @@ class VisionInjector:
         finally:
             self._active = None
 
-    def _prompts(self, layer: int, like: Tensor) -> Tensor:
-        """(B, P_v, d_v) of that layer."""
+    def _overwritten(self, layer: int, states: Tensor) -> Tensor:
+        """(B, P_v, d_v) prompt states as that layer gets them; `states`: as the layer before left them."""
         assert self._active is not None
-        return self._bank.vision[layer][self._active.rows].to(like.dtype)
+        prompts, has_one = self._bank.vision.take(layer, self._active.rows)
+        return torch.where(has_one.unsqueeze(-1), prompts.to(states.dtype), states)
 
     def _put_in_front(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
         if self._active is None:
             return None
         embeds = args[0] if args else kwargs["inputs_embeds"]
-        embeds = torch.cat([self._prompts(0, embeds), embeds], dim=1)
+        nothing = embeds.new_zeros(*self._active.rows.shape, embeds.shape[-1])
+        embeds = torch.cat([self._overwritten(0, nothing), embeds], dim=1)
         return ((embeds, *args[1:]), kwargs) if args else (args, {**kwargs, "inputs_embeds": embeds})
 
     def _make_overwrite(self, layer: int) -> Any:
@@ -82,7 +84,8 @@ class VisionInjector:
             if self._active is None:
                 return None
             hidden = args[0] if args else kwargs["hidden_states"]
-            hidden = torch.cat([self._prompts(layer, hidden), hidden[:, self._active.length :]], dim=1)
+            states, own = hidden[:, : self._active.length], hidden[:, self._active.length :]
+            hidden = torch.cat([self._overwritten(layer, states), own], dim=1)
             return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 
         return overwrite
@@ -91,9 +94,9 @@ class VisionInjector:
         """(B, P_v + N, d_v) as the encoder leaves it -> what feature selection gets."""
         if self._active is None:
             return None
-        own = hidden[:, self._active.length :]
+        states, own = hidden[:, : self._active.length], hidden[:, self._active.length :]
         if self._active.mode == "paper":
             return own
         if self._output_layer is None:
             return hidden
-        return torch.cat([self._prompts(self._output_layer, hidden), own], dim=1)
+        return torch.cat([self._overwritten(self._output_layer, states), own], dim=1)

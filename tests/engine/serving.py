@@ -34,7 +34,7 @@ __all__ = [
 VOCABULARY = 384
 BLOCK = 32
 """Tokens of a KV block, the least vLLM's CPU attention takes; every case below is longer than one."""
-CAPACITY = Capacity(text_rows=96, vision_rows=48, slots=24)
+CAPACITY = Capacity(tasks=24, text_rows=96, vision_rows=48)
 MAX_LOGPROB_ERROR = 1e-3
 
 _ASK_PICTURE = "USER: <image>\nlook closely, then name the bird in the picture in one word. ASSISTANT:"

@@ -7,20 +7,18 @@ the latter once for each step before the forward pass.
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prompts.bundle import load_bundle
-from prompts.errors import BundleError, EngineError
 from server.engine.bank import PromptBank, Resident
-from server.engine.facts import EngineFacts, find_misfits
+from server.engine.facts import Capacity, EngineFacts
 from server.engine.injection import inject_text_prompts
 from server.engine.items import PICTURE_TICKET_FIELD, PROMPT_ROWS_FIELD, PROMPT_TICKET_FIELD
 from server.engine.refusals import check_config, salt_compile_cache
+from server.engine.tiers import WorkerTiers
 from server.engine.vision import VisionInjector
 
 __all__ = ["PromptedModel", "VisionLayout", "run_mlp_projector"]
@@ -47,13 +45,14 @@ class PromptedModel(nn.Module):
         capacity = salt_compile_cache(vllm_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         vision = self.find_vision()
-        self.prompt_facts = self._find_facts(vllm_config, vision, vars(capacity))
+        self.prompt_facts = self._find_facts(vllm_config, vision, capacity)
         self.prompt_bank = PromptBank(
             self.prompt_facts,
             max_step_tokens=vllm_config.scheduler_config.max_num_batched_tokens,
             dtype=vllm_config.model_config.dtype,
             device=next(self.parameters()).device,
         )
+        self.prompt_tiers = WorkerTiers(self.prompt_bank, self.prompt_facts, host_tasks=capacity.host_tasks)
         inject_text_prompts(self.find_decoder_layers(), self.prompt_bank)
         self._vision_injector = self._inject_vision(vision)
 
@@ -83,29 +82,6 @@ class PromptedModel(nn.Module):
     def project_features(self, features: Tensor, projector: Mapping[str, Tensor]) -> Tensor:
         """(B, N, d_v) -> (B, N, d), through a task's own projector or, where that is empty, the model's."""
 
-    # Residents ------------------------------------------------------------------------------------------
-
-    def load_prompts(self, path: str, digest: str) -> Resident:
-        """Reads the bundle at `path` and makes it resident.
-
-        Raises:
-            EngineError: the folder holds something else by now, or something that does not fit.
-            CapacityError: no room.
-        """
-        known = self.prompt_bank.find(digest)
-        if known is not None:
-            known.loads += 1
-            return known
-        try:
-            bundle = load_bundle(Path(path))
-        except BundleError as error:
-            raise EngineError(f"{path} cannot be loaded any more: {error}") from error
-        if bundle.digest != digest:
-            raise EngineError(f"{path} changed: expected digest {digest}, came {bundle.digest}")
-        if misfits := find_misfits(bundle, self.prompt_facts):
-            raise EngineError(f"{path} does not fit: {'; '.join(misfits)}")
-        return self.prompt_bank.load(bundle)
-
     # A step ---------------------------------------------------------------------------------------------
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
@@ -120,7 +96,7 @@ class PromptedModel(nn.Module):
             return list(rows)
         tickets = [] if picture_tickets is None else _read_tickets(picture_tickets)
         residents = [self.prompt_bank.admit(slot, head) if slot else None for slot, head in tickets]
-        if all(one is None or not (one.vision_length or one.projector) for one in residents):
+        if all(one is None or (one.place is None and not len(one.vision_rows)) for one in residents):
             return super().embed_multimodal(**kwargs)  # type: ignore[misc]
         return self._embed_pictures(residents, kwargs)
 
@@ -148,7 +124,7 @@ class PromptedModel(nn.Module):
         for one in embeddings:
             if _is_handles(one):
                 taken.append((places[first : first + len(one)], one))
-                one = self.prompt_bank.text.new_zeros(len(one), self.prompt_facts.text_hidden)
+                one = self.prompt_bank.text.vectors.new_zeros(len(one), self.prompt_facts.text_hidden)
             filled.append(one)
             first += len(one)
         self.prompt_bank.set_step(torch.cat([at for at, _ in taken]), torch.cat([one for _, one in taken]))
@@ -158,47 +134,47 @@ class PromptedModel(nn.Module):
         """Encodes a batch of pictures, those of like vision prompts together; each (N, d)."""
         groups: dict[tuple[int, str | None], list[int]] = {}
         for index, one in enumerate(residents):
-            key = (one.vision_length, one.vision_mode) if one and one.vision_length else (0, None)
+            key = (len(one.vision_rows), one.vision_mode) if one and len(one.vision_rows) else (0, None)
             groups.setdefault(key, []).append(index)
         embedded: dict[int, Tensor] = {}
-        for (length, mode), members in groups.items():
+        for (_, mode), members in groups.items():
             batch = {name: _select(value, members) for name, value in kwargs.items()}
-            features = self._encode([residents[index] for index in members], length, mode, batch)
+            features = self._encode([residents[index] for index in members], mode, batch)
             for index, own in zip(members, features, strict=True):
                 resident = residents[index]
-                projector = resident.projector if resident else {}
+                projector = self.prompt_bank.projector_of(resident) if resident else {}
                 embedded[index] = self.project_features(own.unsqueeze(0), projector)[0]
         return [embedded[index] for index in range(len(residents))]
 
     def _encode(
-        self, residents: Sequence[Resident | None], length: int, mode: str | None, batch: dict[str, Any]
+        self, residents: Sequence[Resident | None], mode: str | None, batch: dict[str, Any]
     ) -> Tensor:
         if mode is None:
             return self.encode_pictures(**batch)
         assert self._vision_injector is not None
-        starts = torch.tensor([one.vision_row0 for one in residents if one is not None])
-        rows = (starts.unsqueeze(1) + torch.arange(length)).to(self.prompt_bank.vision.device)
-        with self._vision_injector.using(rows, mode):
+        rows = torch.stack([one.vision_rows for one in residents if one is not None])
+        with self._vision_injector.using(rows.to(self.prompt_bank.rows.device), mode):
             return self.encode_pictures(**batch)
 
     # The start ------------------------------------------------------------------------------------------
 
-    def _find_facts(self, vllm_config: Any, vision: VisionLayout | str, room: dict[str, int]) -> EngineFacts:
+    def _find_facts(self, vllm_config: Any, vision: VisionLayout | str, capacity: Capacity) -> EngineFacts:
         scheduler, model = vllm_config.scheduler_config, vllm_config.model_config
         budget = min(scheduler.max_num_encoder_input_tokens, scheduler.encoder_cache_size)
         longest = min(budget, model.max_model_len - 1)
         layout = None if isinstance(vision, str) else vision
+        text_layers, vision_layers = len(self.find_decoder_layers()), layout.total_layers if layout else 0
         return EngineFacts(
             model=model.model,
-            text_layers=len(self.find_decoder_layers()),
+            text_layers=text_layers,
             text_hidden=model.get_hidden_size(),
-            vision_layers=layout.total_layers if layout else 0,
+            vision_layers=vision_layers,
             vision_hidden=layout.hidden if layout else 0,
             vision_refusal=vision if isinstance(vision, str) else None,
             projector=self.find_projector(),
             max_text_length=longest,
             max_vision_length=max(longest - self.count_image_tokens(), 0),
-            **room,
+            room=capacity.room(text_layers=text_layers, vision_layers=vision_layers),
         )
 
     def _inject_vision(self, vision: VisionLayout | str) -> VisionInjector | None:
