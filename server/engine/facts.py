@@ -26,6 +26,7 @@ _ROOM_CURES = {
     "vision_rows": _MORE_VISION,
     "vision_vectors": _MORE_VISION,
     "projectors": "start again with --projectors 1 or more",
+    "lm_heads": "start again with --lm-heads 1 or more",
 }
 
 
@@ -34,7 +35,7 @@ class Room:
     """Places on the device: those a bank has, or those a bundle needs.
 
     `tasks`: tasks at a time; `text_rows`, `vision_rows`: prompt tokens; `text_vectors`, `vision_vectors`:
-    their vectors over all layers; `projectors`: projectors.
+    their vectors over all layers; `projectors`, `lm_heads`: tasks with one of their own.
     """
 
     tasks: int = 0
@@ -43,6 +44,7 @@ class Room:
     vision_rows: int = 0
     vision_vectors: int = 0
     projectors: int = 0
+    lm_heads: int = 0
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self:
@@ -55,6 +57,7 @@ class Room:
             vision_rows=vision.length if vision else 0,
             vision_vectors=vision.length * len(vision.layer_indices) if vision else 0,
             projectors=int(manifest.projector),
+            lm_heads=int(manifest.lm_head),
         )
 
     def __add__(self, other: "Room") -> "Room":
@@ -79,14 +82,15 @@ class Room:
 class Capacity:
     """Room for tasks, from `additional_config["passepartout"]`; what is on the device is allocated at once.
 
-    `tasks`, `text_rows`, `vision_rows`, `projectors`: on the device (`Room`); `host_tasks`: tasks kept in
-    host memory, ready for the device.
+    `tasks`, `text_rows`, `vision_rows`, `projectors`, `lm_heads`: on the device (`Room`); `host_tasks`: tasks
+    kept in host memory, ready for the device.
     """
 
     tasks: int = 32
     text_rows: int = 512
     vision_rows: int = 512
     projectors: int = 32
+    lm_heads: int = 0
     host_tasks: int = 256
 
     @classmethod
@@ -104,6 +108,7 @@ class Capacity:
             vision_rows=self.vision_rows if vision_layers else 0,
             vision_vectors=self.vision_rows * vision_layers,
             projectors=self.projectors,
+            lm_heads=self.lm_heads,
         )
 
 
@@ -113,6 +118,7 @@ class EngineFacts:
 
     `vision_layers` is 0 where the family takes no vision prompts, and `vision_refusal` then says why.
     `projector`: parameter name -> shape, empty where the family has none to exchange.
+    `lm_head`: (vocabulary, width), None where tasks cannot bring their own, and `lm_head_refusal` says why.
     `max_text_length`, `max_vision_length`: the longest prompts the scheduler can ever place.
     `room`: all there is on the device.
     """
@@ -124,6 +130,8 @@ class EngineFacts:
     vision_hidden: int
     vision_refusal: str | None
     projector: dict[str, tuple[int, ...]]
+    lm_head: tuple[int, int] | None
+    lm_head_refusal: str | None
     max_text_length: int
     max_vision_length: int
     room: Room
@@ -136,7 +144,8 @@ class EngineFacts:
     def from_plain(cls, plain: Mapping[str, Any]) -> Self:
         """Reads what the RPC carried (tuples arrive as lists)."""
         projector = {name: tuple(shape) for name, shape in plain["projector"].items()}
-        return cls(**{**plain, "projector": projector, "room": Room(**plain["room"])})
+        lm_head = None if plain["lm_head"] is None else tuple(plain["lm_head"])
+        return cls(**{**plain, "projector": projector, "lm_head": lm_head, "room": Room(**plain["room"])})
 
 
 def find_misfits(bundle: Bundle, facts: EngineFacts, room: Room | None = None) -> list[str]:
@@ -163,9 +172,7 @@ def find_misfits(bundle: Bundle, facts: EngineFacts, room: Room | None = None) -
     if manifest.projector:
         faults += _projector_faults(bundle, facts.projector)
     if manifest.lm_head:
-        faults.append(
-            fault("lm_head", expected="false", came="true", cure="an lm_head per task is not served yet")
-        )
+        faults += _lm_head_faults(bundle, facts)
     return faults or _room_faults(Room.of(manifest), room or facts.room)
 
 
@@ -174,6 +181,19 @@ def _layer_faults(part: str, expected: tuple[int, int], came: tuple[int, int]) -
         return []
     said = [f"{layers} layers of width {hidden}" for layers, hidden in (expected, came)]
     return [fault(part, expected=said[0], came=said[1], cure="train the task on the model that is served")]
+
+
+def _lm_head_faults(bundle: Bundle, facts: EngineFacts) -> list[str]:
+    if facts.lm_head_refusal is not None:
+        return [fault("lm_head", expected="false", came="true", cure=facts.lm_head_refusal)]
+    if bundle.manifest.text is None:
+        cure = "train text prompts with it: by them the engine knows the requests of a task"
+        return [fault("lm_head", expected="text prompts beside it", came="none", cure=cure)]
+    came = bundle.shapes.get(contents.LM_HEAD)
+    if came == facts.lm_head:
+        return []
+    cure = "train the task on the model that is served"
+    return [fault(contents.LM_HEAD, expected=f"shape {facts.lm_head}", came=f"shape {came}", cure=cure)]
 
 
 def _room_faults(needed: Room, room: Room) -> list[str]:

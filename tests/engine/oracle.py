@@ -109,7 +109,9 @@ class Oracle:
     def _last_logits(self, rows: Tensor, bundle: Bundle | None) -> Tensor:
         with _overwriting(self.model.model.language_model.layers, bundle.text_prompts if bundle else None):
             hidden = self.model.model.language_model(inputs_embeds=rows[None], use_cache=False)
-        return self.model.lm_head(hidden.last_hidden_state[0, -1])
+        last = hidden.last_hidden_state[0, -1]
+        own = bundle.lm_head_weight if bundle else None
+        return self.model.lm_head(last) if own is None else last @ own.T
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from server.engine.facts import Capacity
 from server.engine.handles import TaskHandle
 from server.engine.offline import OfflineTasks, engine_arguments
 from tests.engine.oracle import Answer, Oracle
+from tests.engine.tiny_llava import VOCABULARY
 
 __all__ = [
     "ALL_CASES",
@@ -31,10 +32,9 @@ __all__ = [
     "start_llm",
 ]
 
-VOCABULARY = 384
 BLOCK = 32
 """Tokens of a KV block, the least vLLM's CPU attention takes; every case below is longer than one."""
-CAPACITY = Capacity(tasks=24, text_rows=96, vision_rows=48)
+CAPACITY = Capacity(tasks=24, text_rows=96, vision_rows=48, lm_heads=3)
 MAX_LOGPROB_ERROR = 1e-3
 
 _ASK_PICTURE = "USER: <image>\nlook closely, then name the bird in the picture in one word. ASSISTANT:"
@@ -50,7 +50,8 @@ TASKS: dict[str, dict[str, Any]] = {
     "both-paper": {"text": 1, "vision": 1, "mode": "paper"},
     "projector": {"projector": True},
     "frame": {"frame": True},
-    "everything": {"text": 3, "vision": 2, "projector": True, "frame": True},
+    "head": {"text": 2, "lm_head": True},
+    "everything": {"text": 3, "vision": 2, "projector": True, "lm_head": True, "frame": True},
 }
 """Name -> what `tiny_tasks.make_task` is told."""
 

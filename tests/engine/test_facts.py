@@ -18,6 +18,8 @@ FACTS = EngineFacts(
     vision_hidden=6,
     vision_refusal=None,
     projector={"linear_1.weight": (4, 6)},
+    lm_head=(9, 4),
+    lm_head_refusal=None,
     max_text_length=8,
     max_vision_length=5,
     room=ROOM,
@@ -42,7 +44,7 @@ def make_bundle(
 
 
 def test_every_misfit_is_named() -> None:
-    facts = replace(FACTS, text_layers=5, max_vision_length=1)
+    facts = replace(FACTS, text_layers=5, max_vision_length=1, lm_head_refusal="it needs another runner")
     bundle = make_bundle(text=9, vision=2, projector=True, lm_head=True)
     for one in (bundle, bundle.outlined()):
         text, text_length, vision_length, projector, lm_head = find_misfits(one, facts)
@@ -50,12 +52,19 @@ def test_every_misfit_is_named() -> None:
         assert text_length.startswith("text.length: expected at most 8, came 9")
         assert vision_length.startswith("vision.length: expected at most 1, came 2")
         assert projector.startswith("projector.linear_1.weight: expected shape (4, 6), came shape (4, 5)")
-        assert lm_head.startswith("lm_head: expected false, came true; an lm_head per task is not served yet")
+        assert lm_head == "lm_head: expected false, came true; it needs another runner"
 
 
 def test_a_family_without_vision_prompts_says_why() -> None:
     (refused,) = find_misfits(make_bundle(vision=2), replace(FACTS, vision_refusal="it reads two layers"))
     assert refused == "vision: expected null, came vision prompts; it reads two layers"
+
+
+def test_an_lm_head_needs_text_prompts_and_the_models_vocabulary() -> None:
+    (alone,) = find_misfits(make_bundle(vision=1, lm_head=True), FACTS)
+    assert alone.startswith("lm_head: expected text prompts beside it, came none")
+    (misshapen,) = find_misfits(make_bundle(text=1, lm_head=True), FACTS)
+    assert misshapen.startswith("lm_head.weight: expected shape (9, 4), came shape None")
 
 
 def test_what_would_not_fit_an_empty_device_is_refused_at_once() -> None:

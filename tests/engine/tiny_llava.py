@@ -22,9 +22,19 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-__all__ = ["HIDDEN", "IMAGE_SIZE", "LAYERS", "PATCHES", "VISION_HIDDEN", "VISION_LAYERS", "make_tiny_llava"]
+__all__ = [
+    "HIDDEN",
+    "IMAGE_SIZE",
+    "LAYERS",
+    "PATCHES",
+    "VISION_HIDDEN",
+    "VISION_LAYERS",
+    "VOCABULARY",
+    "make_tiny_llava",
+]
 
 HIDDEN, LAYERS = 64, 3
+VOCABULARY = 384
 VISION_HIDDEN, VISION_LAYERS = 48, 4
 IMAGE_SIZE, PATCH_SIZE = 56, 14
 PATCHES = (IMAGE_SIZE // PATCH_SIZE) ** 2
@@ -84,7 +94,7 @@ def _make_tokenizer() -> PreTrainedTokenizerFast:
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=384, special_tokens=_SPECIAL, initial_alphabet=alphabet, show_progress=False
+        vocab_size=VOCABULARY, special_tokens=_SPECIAL, initial_alphabet=alphabet, show_progress=False
     )
     bpe.train_from_iterator(_CORPUS * 10, trainer)
     bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
@@ -112,7 +122,7 @@ def _make_config(
         patch_size=PATCH_SIZE,
     )
     text = LlamaConfig(
-        vocab_size=384,
+        vocab_size=VOCABULARY,
         hidden_size=HIDDEN,
         intermediate_size=128,
         num_hidden_layers=LAYERS,

@@ -10,7 +10,7 @@ from prompts.bundle import Bundle, save_bundle
 from prompts.fingerprint import base_model_ref
 from prompts.frame import frame_mask
 from prompts.manifest import FrameSpec, Manifest, TextSpec, VisionSpec
-from tests.engine.tiny_llava import HIDDEN, LAYERS, VISION_HIDDEN, VISION_LAYERS
+from tests.engine.tiny_llava import HIDDEN, LAYERS, VISION_HIDDEN, VISION_LAYERS, VOCABULARY
 
 __all__ = ["FRAME", "make_task"]
 
@@ -28,6 +28,7 @@ def make_task(
     vision: int = 0,
     mode: Literal["released", "paper"] = "released",
     projector: bool = False,
+    lm_head: bool = False,
     frame: bool = False,
     hidden: int = HIDDEN,
 ) -> Bundle:
@@ -40,6 +41,8 @@ def make_task(
         tensors["vision.prompts"] = torch.randn(VISION_LAYERS, vision, VISION_HIDDEN, generator=generator)
     if projector:
         tensors |= _make_projector(generator)
+    if lm_head:
+        tensors["lm_head.weight"] = 0.15 * torch.randn(VOCABULARY, HIDDEN, generator=generator)
     if frame:
         mask = frame_mask(FRAME)
         tensors["frame.delta"] = 1.5 * torch.randn(3, *FRAME.canvas, generator=generator) * mask
@@ -55,6 +58,7 @@ def make_task(
             else None
         ),
         projector=projector,
+        lm_head=lm_head,
     )
     return save_bundle(folder / name, manifest, tensors)
 

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from vllm.model_executor.layers.logits_processor import LogitsProcessor
 
 from server.engine.bank import PromptBank, Resident
 from server.engine.facts import Capacity, EngineFacts
+from server.engine.heads import HeadSwitch
 from server.engine.injection import inject_text_prompts
 from server.engine.items import PICTURE_TICKET_FIELD, PROMPT_ROWS_FIELD, PROMPT_TICKET_FIELD
 from server.engine.refusals import check_config, salt_compile_cache
@@ -55,6 +57,7 @@ class PromptedModel(nn.Module):
         self.prompt_tiers = WorkerTiers(self.prompt_bank, self.prompt_facts, host_tasks=capacity.host_tasks)
         inject_text_prompts(self.find_decoder_layers(), self.prompt_bank)
         self._vision_injector = self._inject_vision(vision)
+        self.prompt_heads = HeadSwitch(self.prompt_bank)
 
     # What a family says ---------------------------------------------------------------------------------
 
@@ -109,11 +112,17 @@ class PromptedModel(nn.Module):
     ) -> Tensor:
         """As vLLM's, and marks the step's prompt tokens in the bank; layer 0 overwrites their zeros."""
         self.prompt_bank.clear_step()
+        self.prompt_heads.begin_step()
         if multimodal_embeddings is not None and is_multimodal is not None:
             multimodal_embeddings = self._mark_prompts(multimodal_embeddings, is_multimodal)
         return super().embed_input_ids(  # type: ignore[misc]
             input_ids, multimodal_embeddings, is_multimodal=is_multimodal
         )
+
+    def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
+        """As vLLM's; a task with an lm_head of its own gets its own logits."""
+        logits = super().compute_logits(hidden_states)  # type: ignore[misc]
+        return self.prompt_heads.replace(hidden_states, logits)
 
     def _mark_prompts(self, embeddings: Any, is_multimodal: Tensor) -> list[Tensor]:
         """Takes the handles out of `embeddings` (in the order of the tokens `is_multimodal` (T,) names)."""
@@ -172,10 +181,23 @@ class PromptedModel(nn.Module):
             vision_hidden=layout.hidden if layout else 0,
             vision_refusal=vision if isinstance(vision, str) else None,
             projector=self.find_projector(),
+            lm_head=(model.get_vocab_size(), model.get_hidden_size()),
+            lm_head_refusal=self._refuse_heads(vllm_config),
             max_text_length=longest,
             max_vision_length=max(longest - self.count_image_tokens(), 0),
             room=capacity.room(text_layers=text_layers, vision_layers=vision_layers),
         )
+
+    def _refuse_heads(self, vllm_config: Any) -> str | None:
+        """Why tasks cannot bring an lm_head of their own, None where they can."""
+        if vllm_config.use_v2_model_runner:
+            return "it needs vLLM's model runner V1: set VLLM_USE_V2_MODEL_RUNNER=0"
+        if vllm_config.speculative_config is not None:
+            return "it does not work with speculative decoding: leave --speculative-config out"
+        processors = [one for one in self.modules() if isinstance(one, LogitsProcessor)]
+        if any(one.scale != 1.0 or one.soft_cap is not None for one in processors):
+            return "this model scales its logits, and an lm_head per task does not know that"
+        return None
 
     def _inject_vision(self, vision: VisionLayout | str) -> VisionInjector | None:
         if isinstance(vision, str):
