@@ -103,7 +103,7 @@ def make_tiny_qwen_vl(folder: Path, family: Family, *, seed: int = 0) -> Path:
 
 
 class QwenVLOracle(DecoderOracle):
-    """One checkpoint in fp32. `see`: grids (n, 3), features of each picture, those of each deepstack level."""
+    """One checkpoint in fp32. `see`: grids (n, 3), features of each picture and of each deepstack level."""
 
     def __init__(self, folder: Path) -> None:
         self.model = AutoModelForImageTextToText.from_pretrained(
