@@ -8,7 +8,7 @@ import torch
 
 from prompts.bundle import Bundle
 from prompts.errors import CapacityError, EngineError
-from prompts.manifest import BaseModelRef, Manifest, TextSpec, VisionSpec
+from prompts.manifest import BaseModelRef, FrameSpec, Manifest, TextSpec, VisionSpec
 from server.engine.bank import PromptBank
 from server.engine.facts import EngineFacts, find_misfits
 from server.engine.handles import TaskHandle
@@ -161,6 +161,18 @@ def test_a_family_without_vision_prompts_says_why() -> None:
         make_bundle("a", vision=2), replace(FACTS, vision_refusal="it reads two layers")
     )
     assert refused == "vision: expected null, came vision prompts; it reads two layers"
+
+
+def test_a_family_without_projectors_or_frames_says_why() -> None:
+    frame = FrameSpec(canvas=(8, 8), inner=4)
+    facts = replace(
+        FACTS, projector={}, projector_refusal="it merges patches", frame_refusal="it sees nothing"
+    )
+    assert find_misfits(make_bundle("a", projector=True, frame=frame), facts) == [
+        "projector: expected false, came true; it merges patches",
+        "frame: expected null, came a frame; it sees nothing",
+    ]
+    assert find_misfits(make_bundle("a", text=2), facts) == []
 
 
 def test_facts_cross_processes_as_plain_values() -> None:

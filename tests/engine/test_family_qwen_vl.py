@@ -61,6 +61,13 @@ def test_the_two_pictures_are_of_different_grids(served: Served) -> None:
     assert len(features[0]) != len(features[1])
 
 
+def test_the_decoder_inside_is_vllms_own(served: Served) -> None:
+    """Qwen2-VL asks the registry for its decoder, where our Qwen2 is registered: it must not get that one."""
+    (decoder,) = served.tasks.llm.apply_model(lambda model: type(model.language_model))
+    assert decoder.__module__.startswith("vllm.model_executor.models.")
+    assert decoder.__name__ in ("Qwen2ForCausalLM", "Qwen3LLMForCausalLM")
+
+
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
