@@ -117,7 +117,8 @@ class EngineFacts:
     """Shapes and limits of the loaded model.
 
     `vision_layers` is 0 where the family takes no vision prompts, and `vision_refusal` then says why.
-    `projector`: parameter name -> shape, empty where the family has none to exchange.
+    `projector`: parameter name -> shape, empty where the family has none to exchange, and
+    `projector_refusal` then says why. `frame_refusal`: why pictures cannot get a frame, None where they can.
     `lm_head`: (vocabulary, width), None where tasks cannot bring their own, and `lm_head_refusal` says why.
     `max_text_length`, `max_vision_length`: the longest prompts the scheduler can ever place.
     `room`: all there is on the device.
@@ -135,6 +136,8 @@ class EngineFacts:
     max_text_length: int
     max_vision_length: int
     room: Room
+    projector_refusal: str | None = None
+    frame_refusal: str | None = None
 
     def to_plain(self) -> dict[str, Any]:
         """What the RPC carries."""
@@ -169,8 +172,12 @@ def find_misfits(bundle: Bundle, facts: EngineFacts, room: Room | None = None) -
         came = (manifest.vision.layers, manifest.vision.hidden)
         faults += _layer_faults("vision", expected, came)
         faults += _length_faults("vision.length", manifest.vision.length, facts.max_vision_length)
-    if manifest.projector:
+    if manifest.projector and facts.projector_refusal is not None:
+        faults.append(fault("projector", expected="false", came="true", cure=facts.projector_refusal))
+    elif manifest.projector:
         faults += _projector_faults(bundle, facts.projector)
+    if manifest.frame is not None and facts.frame_refusal is not None:
+        faults.append(fault("frame", expected="null", came="a frame", cure=facts.frame_refusal))
     if manifest.lm_head:
         faults += _lm_head_faults(bundle, facts)
     return faults or _room_faults(Room.of(manifest), room or facts.room)

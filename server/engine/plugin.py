@@ -8,7 +8,16 @@ __all__ = ["WORKER_EXTENSION", "register"]
 WORKER_EXTENSION = "server.engine.worker.PromptWorkerExtension"
 """For vLLM's `worker_extension_cls`."""
 
-_MODELS = {"LlavaForConditionalGeneration": "server.engine.families.llava:PromptedLlava"}
+_MODELS = {
+    "LlamaForCausalLM": "server.engine.families.text:PromptedLlama",
+    "LlavaForConditionalGeneration": "server.engine.families.llava:PromptedLlava",
+    "Qwen2_5_VLForConditionalGeneration": "server.engine.families.qwen_vl:PromptedQwen25VL",
+    "Qwen2ForCausalLM": "server.engine.families.text:PromptedQwen2",
+    "Qwen2VLForConditionalGeneration": "server.engine.families.qwen_vl:PromptedQwen2VL",
+    "Qwen3ForCausalLM": "server.engine.families.text:PromptedQwen3",
+    "Qwen3VLForConditionalGeneration": "server.engine.families.qwen_vl:PromptedQwen3VL",
+}
+"""vLLM's architecture -> our class, alphabetically."""
 
 
 def register() -> None:

@@ -47,7 +47,13 @@ from server.engine.items import (
     make_ticket,
 )
 
-__all__ = ["FRAME_OBSERVERS", "PromptDummyMixin", "PromptInfoMixin", "PromptProcessorMixin"]
+__all__ = [
+    "FRAME_OBSERVERS",
+    "PromptDummyMixin",
+    "PromptInfoMixin",
+    "PromptProcessorMixin",
+    "frame_pictures",
+]
 
 FRAME_OBSERVERS: list[Callable[[TaskHandle, float], None]] = []
 """Called with the handle and the seconds for each frame put on a picture, in a thread of vLLM's."""
@@ -94,6 +100,9 @@ class PromptProcessorMixin(BaseMultiModalProcessor):
     def apply(self, inputs: ProcessorInputs, timing_ctx: TimingContext) -> Any:
         given = inputs.mm_data_items.get(MODALITY)
         handle: TaskHandle | None = given[0] if given else None
+        if handle is not None and handle.changes_pictures and inputs.mm_data_items.get("video"):
+            came, cure = "a video", "send its frames as pictures"
+            raise PictureError(fault(f"task {handle.name}", expected="pictures", came=came, cure=cure))
         if handle is not None and handle.text_length == 0:
             # An item without tokens of its own is an error to vLLM.
             rest = {name: items for name, items in inputs.mm_data_items.items() if name != MODALITY}
@@ -123,14 +132,10 @@ class PromptProcessorMixin(BaseMultiModalProcessor):
     def _call_hf_processor(
         self, hf_data: Mapping[str, object], hf_kwargs: Mapping[str, object]
     ) -> BatchFeature:
-        handle = _IN_PROCESS.get()
-        if handle is None or handle.frame is None or "images" not in hf_data:
+        framed, framed_kwargs = frame_pictures(hf_data, hf_kwargs)
+        if framed is hf_data:
             return super()._call_hf_processor(hf_data, hf_kwargs)
-        pictures: Any = hf_data["images"]
-        framed = {**hf_data, "images": [_put_handles_frame(picture, handle) for picture in pictures]}
-        return self.info.ctx.call_hf_processor(
-            self.info.get_hf_processor(**hf_kwargs), framed, {**hf_kwargs, "do_rescale": False}
-        )
+        return self.info.ctx.call_hf_processor(self.info.get_hf_processor(**hf_kwargs), framed, framed_kwargs)
 
     def _apply_hf_processor_main(
         self, mm_items: MultiModalDataItems, hf_kwargs: Mapping[str, object]
@@ -208,6 +213,21 @@ class PromptProcessorMixin(BaseMultiModalProcessor):
         taken = ends | {getattr(config, "image_token_index", None), getattr(config, "image_token_id", None)}
         wanted = [getattr(tokenizer, name, None) for name in ("bos_token_id", "pad_token_id", "unk_token_id")]
         return next(token for token in (*wanted, *range(len(taken) + 1)) if token not in (None, *taken))
+
+
+def frame_pictures(
+    hf_data: Mapping[str, object], hf_kwargs: Mapping[str, object]
+) -> tuple[Mapping[str, object], Mapping[str, object]]:
+    """What the Hugging Face processor gets, and its options: the same, or framed pictures and no rescaling.
+
+    For a family whose processor does not come by `_call_hf_processor`.
+    """
+    handle = _IN_PROCESS.get()
+    if handle is None or handle.frame is None or "images" not in hf_data:
+        return hf_data, hf_kwargs
+    pictures: Any = hf_data["images"]
+    framed = [_put_handles_frame(picture, handle) for picture in pictures]
+    return {**hf_data, "images": framed}, {**hf_kwargs, "do_rescale": False}
 
 
 def _digest(stock_hash: str) -> str:

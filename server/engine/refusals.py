@@ -37,6 +37,7 @@ def check_config(vllm_config: Any) -> None:
         "ec_transfer_config": vllm_config.ec_transfer_config is not None,
         "mm_encoder_only": multimodal is not None and multimodal.mm_encoder_only,
         "language_model_only": multimodal is not None and multimodal.language_model_only,
+        "video_pruning_rate": multimodal is not None and multimodal.is_multimodal_pruning_enabled(),
         f"limit_mm_per_prompt.{MODALITY}": multimodal is not None
         and multimodal.get_limit_per_prompt(MODALITY) == 0,
         "enable_tower_connector_lora": lora is not None and lora.enable_tower_connector_lora,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +79,9 @@ ALL_CASES = [
 ]
 
 
-def make_picture(seed: int) -> Image.Image:
+def make_picture(seed: int, *, height: int = 70, width: int = 90) -> Image.Image:
     """Random pixels, not square and of no size the model uses."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
 
@@ -97,6 +97,7 @@ class Served:
     model: Path
     bundles: dict[str, Bundle]
     handles: dict[str, TaskHandle]
+    pictures: list[Image.Image] = field(default_factory=lambda: PICTURES)
 
     def load(self, bundle: Bundle) -> TaskHandle:
         """Makes one more task resident."""
@@ -110,7 +111,7 @@ class Served:
 
         greedy = SamplingParams(temperature=0, max_tokens=tokens, logprobs=VOCABULARY, ignore_eos=True)
         prompts = [
-            {"prompt": case.prompt, "multi_modal_data": {"image": PICTURES[: case.pictures]}}
+            {"prompt": case.prompt, "multi_modal_data": {"image": self.pictures[: case.pictures]}}
             if case.pictures
             else {"prompt": case.prompt}
             for case in cases
@@ -121,7 +122,7 @@ class Served:
     def expect(self, case: Case, *, tokens: int = 8) -> Answer:
         """The oracle's answer."""
         bundle = self.bundles[case.task] if case.task else None
-        return self.oracle.answer(case.prompt, PICTURES[: case.pictures], bundle, tokens=tokens)
+        return self.oracle.answer(case.prompt, self.pictures[: case.pictures], bundle, tokens=tokens)
 
     def forget_cached(self) -> None:
         """Empties vLLM's prefix cache and multimodal caches."""

@@ -34,6 +34,7 @@ def test_an_ordinary_config_passes(tiny_model: Path) -> None:
         ("cudagraph_mm_encoder", "compilation_config", "cudagraph_mm_encoder", True),
         ("ec_transfer_config", None, "ec_transfer_config", object()),
         ("mm_encoder_only", "model_config.multimodal_config", "mm_encoder_only", True),
+        ("video_pruning_rate", "model_config.multimodal_config", "video_pruning_rate", 0.5),
         ("language_model_only", "model_config.multimodal_config", "language_model_only", True),
     ],
 )

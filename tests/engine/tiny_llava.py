@@ -31,6 +31,7 @@ __all__ = [
     "VISION_LAYERS",
     "VOCABULARY",
     "make_tiny_llava",
+    "make_tokenizer",
 ]
 
 HIDDEN, LAYERS = 64, 3
@@ -39,7 +40,6 @@ VISION_HIDDEN, VISION_LAYERS = 48, 4
 IMAGE_SIZE, PATCH_SIZE = 56, 14
 PATCHES = (IMAGE_SIZE // PATCH_SIZE) ** 2
 
-_SPECIAL = ["<pad>", "<s>", "</s>", "<image>", "<unk>"]
 _CORPUS = [
     "USER: what digit is this? ASSISTANT: seven",
     "USER: name the bird in the picture. ASSISTANT: a heron by the water",
@@ -66,7 +66,7 @@ def make_tiny_llava(
     The selection strategy defaults to the tower's usual one: "default" (drop CLS) for CLIP, "full" otherwise.
     """
     strategy = vision_feature_select_strategy or ("default" if tower == "clip" else "full")
-    tokenizer = _make_tokenizer()
+    tokenizer = make_tokenizer()
     config = _make_config(tokenizer, tower, vision_feature_layer, strategy)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -88,13 +88,15 @@ def make_tiny_llava(
     return folder
 
 
-def _make_tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer(*more: str, image_token: str = "<image>") -> PreTrainedTokenizerFast:
+    """At most 384 tokens, `image_token` and the `more` special ones among them; pad, bos, eos are 0, 1, 2."""
+    special = ["<pad>", "<s>", "</s>", image_token, "<unk>", *more]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=_SPECIAL, initial_alphabet=alphabet, show_progress=False
+        vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     bpe.train_from_iterator(_CORPUS * 10, trainer)
     bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
@@ -104,7 +106,7 @@ def _make_tokenizer() -> PreTrainedTokenizerFast:
         bos_token="<s>",
         eos_token="</s>",
         unk_token="<unk>",
-        extra_special_tokens={"image_token": "<image>"},
+        extra_special_tokens={"image_token": image_token},
         chat_template=_CHAT_TEMPLATE,
     )
 

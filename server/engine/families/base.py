@@ -65,25 +65,35 @@ class PromptedModel(nn.Module):
     def find_decoder_layers(self) -> Sequence[nn.Module]:
         """All layers of the language model, in order."""
 
-    @abstractmethod
     def find_vision(self) -> VisionLayout | str:
         """The vision encoder, or why this model takes no vision prompts."""
+        return "vision prompts do not work with this model family"
 
-    @abstractmethod
-    def find_projector(self) -> dict[str, tuple[int, ...]]:
-        """Parameter name -> shape of the projector that a task may bring its own of."""
+    def find_projector(self) -> dict[str, tuple[int, ...]] | str:
+        """Parameter name -> shape of the projector that a task may bring its own of, or why it may not."""
+        return "a task cannot bring its own projector to this model family"
 
-    @abstractmethod
+    def refuse_frame(self) -> str | None:
+        """Why pictures cannot get a learned frame here; None where they can."""
+        return None
+
+    def count_embedding_width(self) -> int:
+        """Values of one token among the embeddings that vLLM merges into its input: the decoder's width."""
+        return self.prompt_facts.text_hidden
+
+    # What a family says too, if it takes vision prompts or projectors --------------------------------------
+
     def count_image_tokens(self) -> int:
         """Tokens a picture takes in the base model."""
+        raise NotImplementedError
 
-    @abstractmethod
     def encode_pictures(self, **kwargs: object) -> Tensor:
         """Selected features before the projector, (B, N, d_v), of a batch of pictures."""
+        raise NotImplementedError
 
-    @abstractmethod
     def project_features(self, features: Tensor, projector: Mapping[str, Tensor]) -> Tensor:
         """(B, N, d_v) -> (B, N, d), through a task's own projector or, where that is empty, the model's."""
+        raise NotImplementedError
 
     # A step ---------------------------------------------------------------------------------------------
 
@@ -133,7 +143,7 @@ class PromptedModel(nn.Module):
         for one in embeddings:
             if _is_handles(one):
                 taken.append((places[first : first + len(one)], one))
-                one = self.prompt_bank.text.vectors.new_zeros(len(one), self.prompt_facts.text_hidden)
+                one = self.prompt_bank.text.vectors.new_zeros(len(one), self.count_embedding_width())
             filled.append(one)
             first += len(one)
         self.prompt_bank.set_step(torch.cat([at for at, _ in taken]), torch.cat([one for _, one in taken]))
@@ -173,6 +183,7 @@ class PromptedModel(nn.Module):
         longest = min(budget, model.max_model_len - 1)
         layout = None if isinstance(vision, str) else vision
         text_layers, vision_layers = len(self.find_decoder_layers()), layout.total_layers if layout else 0
+        projector = self.find_projector()
         return EngineFacts(
             model=model.model,
             text_layers=text_layers,
@@ -180,11 +191,13 @@ class PromptedModel(nn.Module):
             vision_layers=vision_layers,
             vision_hidden=layout.hidden if layout else 0,
             vision_refusal=vision if isinstance(vision, str) else None,
-            projector=self.find_projector(),
+            projector={} if isinstance(projector, str) else projector,
+            projector_refusal=projector if isinstance(projector, str) else None,
+            frame_refusal=self.refuse_frame(),
             lm_head=(model.get_vocab_size(), model.get_hidden_size()),
             lm_head_refusal=self._refuse_heads(vllm_config),
             max_text_length=longest,
-            max_vision_length=max(longest - self.count_image_tokens(), 0),
+            max_vision_length=max(longest - self.count_image_tokens(), 0) if layout else 0,
             room=capacity.room(text_layers=text_layers, vision_layers=vision_layers),
         )
 
