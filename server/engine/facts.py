@@ -40,7 +40,8 @@ class Capacity:
 class EngineFacts:
     """Shapes and limits of the loaded model.
 
-    `vision_layers` is 0 where the family takes no vision prompts, and `vision_refusal` then says why.
+    `vision_layers` is 0 where the family takes no vision prompts, and `vision_refusal` then says why;
+    `released_refusal` says why it takes them in mode `paper` alone, None where it takes both.
     `projector`: parameter name -> shape, empty where the family has none to exchange.
     `max_text_length`, `max_vision_length`: the longest prompts the scheduler can ever place.
     """
@@ -57,6 +58,7 @@ class EngineFacts:
     text_rows: int
     vision_rows: int
     slots: int
+    released_refusal: str | None = None
 
     def to_plain(self) -> dict[str, Any]:
         """What the RPC carries."""
@@ -87,6 +89,10 @@ def find_misfits(bundle: Bundle, facts: EngineFacts) -> list[str]:
         came = (manifest.vision.layers, manifest.vision.hidden)
         faults += _layer_faults("vision", expected, came)
         faults += _length_faults("vision.length", manifest.vision.length, facts.max_vision_length)
+        if manifest.vision.mode == "released" and facts.released_refusal is not None:
+            faults.append(
+                fault("vision.mode", expected="paper", came="released", cure=facts.released_refusal)
+            )
     if manifest.projector:
         faults += _projector_faults(bundle, facts.projector)
     if manifest.lm_head:

@@ -8,7 +8,11 @@ __all__ = ["WORKER_EXTENSION", "register"]
 WORKER_EXTENSION = "server.engine.worker.PromptWorkerExtension"
 """For vLLM's `worker_extension_cls`."""
 
-_MODELS = {"LlavaForConditionalGeneration": "server.engine.families.llava:PromptedLlava"}
+_FAMILIES = "server.engine.families"
+_MODELS = {
+    "LlavaForConditionalGeneration": f"{_FAMILIES}.llava:PromptedLlava",
+    "LlavaOnevisionForConditionalGeneration": f"{_FAMILIES}.llava_onevision:PromptedLlavaOnevision",
+}
 
 
 def register() -> None:

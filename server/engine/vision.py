@@ -58,7 +58,8 @@ class VisionInjector:
 
     @contextmanager
     def using(self, rows: Tensor, mode: str) -> Iterator[None]:
-        """Runs the encoder inside with `rows` (B, P_v) of the bank, one line per picture of the batch."""
+        """Runs the encoder inside with `rows` (B, P_v) of the bank, one line per picture of the batch, or one
+        line (1, P_v) for all of them."""
         self._active = _Active(rows, mode)
         try:
             yield
@@ -66,9 +67,10 @@ class VisionInjector:
             self._active = None
 
     def _prompts(self, layer: int, like: Tensor) -> Tensor:
-        """(B, P_v, d_v) of that layer."""
+        """(B, P_v, d_v) of that layer, B as in `like` (B, N, d_v)."""
         assert self._active is not None
-        return self._bank.vision[layer][self._active.rows].to(like.dtype)
+        rows = self._bank.vision[layer][self._active.rows].to(like.dtype)
+        return rows.expand(like.shape[0], -1, -1)
 
     def _put_in_front(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
         if self._active is None:

@@ -1,5 +1,6 @@
-"""Random bundles for a tiny LLaVA: every kind of task the engine serves, each saved in its own folder."""
+"""Random bundles for a tiny model: every kind of task the engine serves, each saved in its own folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,14 @@ from prompts.frame import frame_mask
 from prompts.manifest import FrameSpec, Manifest, TextSpec, VisionSpec
 from tests.engine.tiny_llava import HIDDEN, LAYERS, VISION_HIDDEN, VISION_LAYERS
 
-__all__ = ["FRAME", "make_task"]
+__all__ = ["FRAME", "LLAVA_PROJECTOR", "make_task"]
+
+LLAVA_PROJECTOR = {
+    "linear_1.weight": (HIDDEN, VISION_HIDDEN),
+    "linear_1.bias": (HIDDEN,),
+    "linear_2.weight": (HIDDEN, HIDDEN),
+    "linear_2.bias": (HIDDEN,),
+}
 
 FRAME = FrameSpec(canvas=(64, 64), inner=44)
 """Not the tower's size: the framed picture goes through the model's own resize."""
@@ -27,11 +35,14 @@ def make_task(
     text: int = 0,
     vision: int = 0,
     mode: Literal["released", "paper"] = "released",
-    projector: bool = False,
+    projector: bool | Mapping[str, tuple[int, ...]] = False,
     frame: bool = False,
     hidden: int = HIDDEN,
 ) -> Bundle:
-    """Saves `folder/name`, random but for its seed; lengths of 0 leave the part out."""
+    """Saves `folder/name`, random but for its seed; lengths of 0 leave the part out.
+
+    `projector`: True is LLaVA's, else name -> shape.
+    """
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
     if text:
@@ -39,7 +50,7 @@ def make_task(
     if vision:
         tensors["vision.prompts"] = torch.randn(VISION_LAYERS, vision, VISION_HIDDEN, generator=generator)
     if projector:
-        tensors |= _make_projector(generator)
+        tensors |= _make_projector(generator, LLAVA_PROJECTOR if projector is True else projector)
     if frame:
         mask = frame_mask(FRAME)
         tensors["frame.delta"] = 1.5 * torch.randn(3, *FRAME.canvas, generator=generator) * mask
@@ -54,18 +65,12 @@ def make_task(
             if vision
             else None
         ),
-        projector=projector,
+        projector=bool(projector),
     )
     return save_bundle(folder / name, manifest, tensors)
 
 
-def _make_projector(generator: torch.Generator) -> dict[str, Tensor]:
-    shapes = {
-        "linear_1.weight": (HIDDEN, VISION_HIDDEN),
-        "linear_1.bias": (HIDDEN,),
-        "linear_2.weight": (HIDDEN, HIDDEN),
-        "linear_2.bias": (HIDDEN,),
-    }
+def _make_projector(generator: torch.Generator, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     return {
         f"projector.{name}": 0.15 * torch.randn(shape, generator=generator) for name, shape in shapes.items()
     }

@@ -30,13 +30,15 @@ __all__ = ["PromptedModel", "VisionLayout", "run_mlp_projector"]
 class VisionLayout:
     """A vision encoder as vLLM built it.
 
-    `layers` may be fewer than `total_layers`: vLLM builds only those the features need.
+    `layers` may be fewer than `total_layers`: vLLM builds only those the features need. `released_refusal`:
+    why mode `released` is not served, None where it is.
     """
 
     encoder: nn.Module
     layers: Sequence[nn.Module]
     hidden: int
     total_layers: int
+    released_refusal: str | None = None
 
 
 class PromptedModel(nn.Module):
@@ -63,21 +65,24 @@ class PromptedModel(nn.Module):
     def find_decoder_layers(self) -> Sequence[nn.Module]:
         """All layers of the language model, in order."""
 
-    @abstractmethod
     def find_vision(self) -> VisionLayout | str:
         """The vision encoder, or why this model takes no vision prompts."""
+        return "this family takes no vision prompts"
 
-    @abstractmethod
     def find_projector(self) -> dict[str, tuple[int, ...]]:
-        """Parameter name -> shape of the projector that a task may bring its own of."""
+        """Parameter name -> shape of the projector that a task may bring its own of; empty where none may."""
+        return {}
 
-    @abstractmethod
     def count_image_tokens(self) -> int:
-        """Tokens a picture takes in the base model."""
+        """Tokens a picture takes in the base model; 0 where no prompt adds any (no mode `released`)."""
+        return 0
 
     @abstractmethod
     def encode_pictures(self, **kwargs: object) -> Tensor:
-        """Selected features before the projector, (B, N, d_v), of a batch of pictures."""
+        """Selected features before the projector, (B, N, d_v), of a batch of pictures.
+
+        A family that takes its pictures by `StockPictures` needs neither this nor `project_features`.
+        """
 
     @abstractmethod
     def project_features(self, features: Tensor, projector: Mapping[str, Tensor]) -> Tensor:
@@ -198,6 +203,7 @@ class PromptedModel(nn.Module):
             projector=self.find_projector(),
             max_text_length=longest,
             max_vision_length=max(longest - self.count_image_tokens(), 0),
+            released_refusal=layout.released_refusal if layout else None,
             **room,
         )
 
