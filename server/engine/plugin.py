@@ -10,8 +10,11 @@ WORKER_EXTENSION = "server.engine.worker.PromptWorkerExtension"
 
 _FAMILIES = "server.engine.families"
 _MODELS = {
+    "Blip2ForConditionalGeneration": f"{_FAMILIES}.blip2:PromptedBlip2",
+    "Idefics3ForConditionalGeneration": f"{_FAMILIES}.smolvlm:PromptedIdefics3",
     "LlavaForConditionalGeneration": f"{_FAMILIES}.llava:PromptedLlava",
     "LlavaOnevisionForConditionalGeneration": f"{_FAMILIES}.llava_onevision:PromptedLlavaOnevision",
+    "SmolVLMForConditionalGeneration": f"{_FAMILIES}.smolvlm:PromptedSmolVlm",
 }
 
 

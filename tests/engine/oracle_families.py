@@ -19,7 +19,7 @@ from prompts.bundle import Bundle
 from prompts.frame import frame_picture
 from tests.engine.oracle import Answer, overwriting
 
-__all__ = ["FamilyOracle", "OnevisionOracle"]
+__all__ = ["Blip2Oracle", "FamilyOracle", "Idefics3Oracle", "OnevisionOracle"]
 
 
 class FamilyOracle(ABC):
@@ -98,14 +98,56 @@ class OnevisionOracle(FamilyOracle):
         for tiles, size in zip(given["pixel_values"], given["image_sizes"], strict=True):
             count = image_size_to_num_patches(size, self.config.image_grid_pinpoints, side)
             tower = inner.vision_tower
-            states = run_tower(tower.embeddings(tiles[:count]), tower.encoder.layers, bundle)
+            hidden = tower.embeddings(tiles[:count])
+            states = run_tower(hidden, tower.encoder.layers, bundle, attention_mask=None)
             own = run_projector(inner.multi_modal_projector, states, bundle)
             packed += inner.pack_image_features([own], [size], image_newline=inner.image_newline)[0]
         return torch.cat(packed)
 
 
-def run_tower(hidden: Tensor, layers: Sequence[nn.Module], bundle: Bundle | None) -> Tensor:
-    """`hidden` (B, N, d_v) through all layers, with the bundle's vision prompts in mode `paper`."""
+class Idefics3Oracle(FamilyOracle):
+    """Idefics3 and SmolVLM, for pictures that fill their tiles: no patch is masked."""
+
+    def decoder_layers(self) -> nn.ModuleList:
+        return self.model.model.text_model.layers
+
+    def logits(self, rows: Tensor) -> Tensor:
+        return self.model.lm_head(self.model.model.text_model(inputs_embeds=rows).last_hidden_state)
+
+    def features(self, given: Any, bundle: Bundle | None) -> Tensor:
+        tower, connector = self.model.model.vision_model, self.model.model.connector
+        assert given["pixel_attention_mask"].all()
+        tiles = given["pixel_values"][0]
+        grid = tuple(side // self.config.vision_config.patch_size for side in tiles.shape[-2:])
+        hidden = tower.embeddings(tiles, torch.ones(len(tiles), *grid, dtype=torch.bool))
+        states = run_tower(hidden, tower.encoder.layers, bundle, attention_mask=None)
+        states = tower.post_layernorm(states)
+        shuffled = connector.pixel_shuffle(states, connector.scale_factor)
+        return run_projector(connector.modality_projection, shuffled, bundle).flatten(0, 1)
+
+
+class Blip2Oracle(FamilyOracle):
+    """BLIP-2 with OPT."""
+
+    def decoder_layers(self) -> nn.ModuleList:
+        return self.model.language_model.model.decoder.layers
+
+    def logits(self, rows: Tensor) -> Tensor:
+        return self.model.language_model(inputs_embeds=rows, use_cache=False).logits
+
+    def features(self, given: Any, bundle: Bundle | None) -> Tensor:
+        tower = self.model.vision_model
+        hidden = tower.embeddings(given["pixel_values"])
+        states = tower.post_layernorm(run_tower(hidden, tower.encoder.layers, bundle))
+        asked = self.model.qformer(query_embeds=self.model.query_tokens, encoder_hidden_states=states)
+        return run_projector(self.model.language_projection, asked.last_hidden_state, bundle).flatten(0, 1)
+
+
+def run_tower(hidden: Tensor, layers: Sequence[nn.Module], bundle: Bundle | None, **given: None) -> Tensor:
+    """`hidden` (B, N, d_v) through all layers, with the bundle's vision prompts in mode `paper`.
+
+    `given`: arguments that a layer wants though they say nothing.
+    """
     prompts = bundle.vision_prompts if bundle else None
     length = 0 if prompts is None else prompts.shape[1]
     if prompts is not None:
@@ -114,7 +156,7 @@ def run_tower(hidden: Tensor, layers: Sequence[nn.Module], bundle: Bundle | None
     for index, layer in enumerate(layers):
         if prompts is not None:
             hidden = torch.cat([prompts[index].expand(len(hidden), -1, -1), hidden[:, length:]], dim=1)
-        hidden = layer(hidden, attention_mask=None)
+        hidden = layer(hidden, **given)
     return hidden[:, length:]
 
 

@@ -92,8 +92,11 @@ def make_tiny_llava(
     return folder
 
 
-def make_tokenizer(*more: str) -> PreTrainedTokenizerFast:
-    """384 tokens of bytes and words; `more` are special tokens beside the usual ones and `<image>`."""
+def make_tokenizer(*more: str, names_image: bool = True) -> PreTrainedTokenizerFast:
+    """384 tokens of bytes and words; `more` are special tokens beside the usual ones and `<image>`.
+
+    `names_image`: whether it says which token is a picture's.
+    """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -109,7 +112,7 @@ def make_tokenizer(*more: str) -> PreTrainedTokenizerFast:
         bos_token="<s>",
         eos_token="</s>",
         unk_token="<unk>",
-        extra_special_tokens={"image_token": "<image>"},
+        extra_special_tokens={"image_token": "<image>"} if names_image else {},
         chat_template=CHAT_TEMPLATE,
     )
 

@@ -36,12 +36,12 @@ def make_task(
     vision: int = 0,
     mode: Literal["released", "paper"] = "released",
     projector: bool | Mapping[str, tuple[int, ...]] = False,
-    frame: bool = False,
+    frame: bool | FrameSpec = False,
     hidden: int = HIDDEN,
 ) -> Bundle:
     """Saves `folder/name`, random but for its seed; lengths of 0 leave the part out.
 
-    `projector`: True is LLaVA's, else name -> shape.
+    `projector`: True is LLaVA's, else name -> shape. `frame`: True is `FRAME`.
     """
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
@@ -51,14 +51,15 @@ def make_task(
         tensors["vision.prompts"] = torch.randn(VISION_LAYERS, vision, VISION_HIDDEN, generator=generator)
     if projector:
         tensors |= _make_projector(generator, LLAVA_PROJECTOR if projector is True else projector)
-    if frame:
-        mask = frame_mask(FRAME)
-        tensors["frame.delta"] = 1.5 * torch.randn(3, *FRAME.canvas, generator=generator) * mask
+    spec = FRAME if frame is True else frame or None
+    if spec:
+        noise = torch.randn(3, *spec.canvas, generator=generator)
+        tensors["frame.delta"] = 1.5 * noise * frame_mask(spec)
     manifest = Manifest(
         name=name,
         version="1",
         base_model=base_model_ref(model) if text or vision or projector else None,
-        frame=FRAME if frame else None,
+        frame=spec,
         text=TextSpec(layers=LAYERS, length=text, hidden=hidden) if text else None,
         vision=(
             VisionSpec(layers=VISION_LAYERS, length=vision, hidden=VISION_HIDDEN, mode=mode)
