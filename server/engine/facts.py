@@ -41,7 +41,8 @@ class EngineFacts:
     """Shapes and limits of the loaded model.
 
     `vision_layers` is 0 where the family takes no vision prompts, and `vision_refusal` then says why;
-    `released_refusal` says why it takes them in mode `paper` alone, None where it takes both.
+    `released_refusal` says why it takes them in mode `paper` alone, None where it takes both;
+    `frame_refusal` why no frame goes around a picture, None where one does.
     `projector`: parameter name -> shape, empty where the family has none to exchange.
     `max_text_length`, `max_vision_length`: the longest prompts the scheduler can ever place.
     """
@@ -59,6 +60,7 @@ class EngineFacts:
     vision_rows: int
     slots: int
     released_refusal: str | None = None
+    frame_refusal: str | None = None
 
     def to_plain(self) -> dict[str, Any]:
         """What the RPC carries."""
@@ -93,6 +95,8 @@ def find_misfits(bundle: Bundle, facts: EngineFacts) -> list[str]:
             faults.append(
                 fault("vision.mode", expected="paper", came="released", cure=facts.released_refusal)
             )
+    if manifest.frame is not None and facts.frame_refusal is not None:
+        faults.append(fault("frame", expected="null", came="a frame", cure=facts.frame_refusal))
     if manifest.projector:
         faults += _projector_faults(bundle, facts.projector)
     if manifest.lm_head:

@@ -3,10 +3,11 @@ the input of every layer.
 
 Mode `released`: the language model gets the prompt rows too, as they are at the input of the layer after the
 last one run (after the overwrite): constants of the task. Mode `paper`: the prompt rows are taken off again.
-Feature selection (dropping the first row) comes after, in the model. Written for vLLM 0.32's
-CLIPEncoder and SiglipEncoder `(inputs_embeds, return_all_hidden_states)`.
+Feature selection (dropping the first row) comes after, in the model. Written for vLLM 0.32's CLIPEncoder and
+SiglipEncoder `(inputs_embeds, return_all_hidden_states)`, Idefics2Encoder `(inputs_embeds, attention_mask)`
+where it gets no mask, and BlipEncoder `(inputs_embeds)`.
 
-B: pictures; P_v: prompt length; N: rows of the base model's encoder; d_v: its width.
+B: pictures or tiles; P_v: prompt length; N: rows of the base model's encoder; d_v: its width.
 """
 
 from collections.abc import Iterator, Sequence

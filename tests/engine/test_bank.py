@@ -8,7 +8,7 @@ import torch
 
 from prompts.bundle import Bundle
 from prompts.errors import CapacityError, EngineError
-from prompts.manifest import BaseModelRef, Manifest, TextSpec, VisionSpec
+from prompts.manifest import BaseModelRef, FrameSpec, Manifest, TextSpec, VisionSpec
 from server.engine.bank import PromptBank
 from server.engine.facts import EngineFacts, find_misfits
 from server.engine.handles import TaskHandle
@@ -33,7 +33,9 @@ FACTS = EngineFacts(
 BASE = BaseModelRef(architecture="LlavaForConditionalGeneration", fingerprint="sha256:" + "0" * 64)
 
 
-def make_bundle(digest: str, *, text: int = 0, vision: int = 0, **parts: object) -> Bundle:
+def make_bundle(
+    digest: str, *, text: int = 0, vision: int = 0, mode: str = "paper", **parts: object
+) -> Bundle:
     """In memory; its digest is one character, many times."""
     tensors = {}
     if text:
@@ -45,7 +47,7 @@ def make_bundle(digest: str, *, text: int = 0, vision: int = 0, **parts: object)
         version="1",
         base_model=BASE,
         text=TextSpec(layers=2, length=text, hidden=4) if text else None,
-        vision=VisionSpec(layers=3, length=vision, hidden=6, mode="paper") if vision else None,
+        vision=VisionSpec(layers=3, length=vision, hidden=6, mode=mode) if vision else None,
         **parts,
     )
     return Bundle(manifest, tensors, digest * 64, Path("task"))
@@ -161,6 +163,22 @@ def test_a_family_without_vision_prompts_says_why() -> None:
         make_bundle("a", vision=2), replace(FACTS, vision_refusal="it reads two layers")
     )
     assert refused == "vision: expected null, came vision prompts; it reads two layers"
+
+
+def test_a_family_without_mode_released_takes_mode_paper_and_says_why() -> None:
+    facts = replace(FACTS, released_refusal="it packs a square grid")
+    assert find_misfits(make_bundle("a", vision=2), facts) == []
+    (refused,) = find_misfits(make_bundle("a", vision=2, mode="released"), facts)
+    assert refused == "vision.mode: expected paper, came released; it packs a square grid"
+    assert find_misfits(make_bundle("a", vision=2, mode="released"), FACTS) == []
+
+
+def test_a_model_whose_pictures_are_rounded_takes_no_frame_and_says_why() -> None:
+    spec = FrameSpec(canvas=(4, 4), inner=2)
+    framed = make_bundle("a", frame=spec)
+    assert find_misfits(framed, FACTS) == []
+    (refused,) = find_misfits(framed, replace(FACTS, frame_refusal="it takes 8 bits"))
+    assert refused == "frame: expected null, came a frame; it takes 8 bits"
 
 
 def test_facts_cross_processes_as_plain_values() -> None:

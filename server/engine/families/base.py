@@ -20,7 +20,7 @@ from server.engine.bank import PromptBank, Resident
 from server.engine.facts import EngineFacts, find_misfits
 from server.engine.injection import inject_text_prompts
 from server.engine.items import PICTURE_TICKET_FIELD, PROMPT_ROWS_FIELD, PROMPT_TICKET_FIELD
-from server.engine.refusals import check_config, salt_compile_cache
+from server.engine.refusals import check_config, find_frame_refusal, salt_compile_cache
 from server.engine.vision import VisionInjector
 
 __all__ = ["PromptedModel", "VisionLayout", "run_mlp_projector"]
@@ -204,6 +204,7 @@ class PromptedModel(nn.Module):
             max_text_length=longest,
             max_vision_length=max(longest - self.count_image_tokens(), 0),
             released_refusal=layout.released_refusal if layout else None,
+            frame_refusal=find_frame_refusal(model),
             **room,
         )
 
