@@ -116,10 +116,10 @@ class Capacity:
 class EngineFacts:
     """Shapes and limits of the loaded model.
 
-    `vision_layers` is 0 where the family takes no vision prompts, and `vision_refusal` then says why.
-    `projector`: parameter name -> shape, empty where the family has none to exchange, and
-    `projector_refusal` then says why. `frame_refusal`: why pictures cannot get a frame, None where they can.
-    `lm_head`: (vocabulary, width), None where tasks cannot bring their own, and `lm_head_refusal` says why.
+    `vision_layers` is 0 where the family takes no vision prompts. `projector`: parameter name -> shape, empty
+    where the family has none to exchange. `lm_head`: (vocabulary, width).
+    `refusals`: what this engine does not take (`vision`, `vision.mode` released, `projector`, `lm_head`,
+    `frame`) -> why, as a sentence that says what to do.
     `max_text_length`, `max_vision_length`: the longest prompts the scheduler can ever place.
     `room`: all there is on the device.
     """
@@ -129,15 +129,12 @@ class EngineFacts:
     text_hidden: int
     vision_layers: int
     vision_hidden: int
-    vision_refusal: str | None
     projector: dict[str, tuple[int, ...]]
-    lm_head: tuple[int, int] | None
-    lm_head_refusal: str | None
+    lm_head: tuple[int, int]
     max_text_length: int
     max_vision_length: int
     room: Room
-    projector_refusal: str | None = None
-    frame_refusal: str | None = None
+    refusals: dict[str, str]
 
     def to_plain(self) -> dict[str, Any]:
         """What the RPC carries."""
@@ -147,7 +144,7 @@ class EngineFacts:
     def from_plain(cls, plain: Mapping[str, Any]) -> Self:
         """Reads what the RPC carried (tuples arrive as lists)."""
         projector = {name: tuple(shape) for name, shape in plain["projector"].items()}
-        lm_head = None if plain["lm_head"] is None else tuple(plain["lm_head"])
+        lm_head = tuple(plain["lm_head"])
         return cls(**{**plain, "projector": projector, "lm_head": lm_head, "room": Room(**plain["room"])})
 
 
@@ -156,31 +153,39 @@ def find_misfits(bundle: Bundle, facts: EngineFacts, room: Room | None = None) -
 
     `room`: what there is for it, `facts.room` unless said otherwise.
     """
-    faults: list[str] = []
     manifest = bundle.manifest
+    faults = _refused_parts(manifest, facts.refusals)
     if manifest.text is not None:
         expected = (facts.text_layers, facts.text_hidden)
         came = (manifest.text.layers, manifest.text.hidden)
         faults += _layer_faults("text", expected, came)
         faults += _length_faults("text.length", manifest.text.length, facts.max_text_length)
-    if manifest.vision is not None and facts.vision_refusal is not None:
-        faults.append(
-            fault("vision", expected="null", came="vision prompts", cure=facts.vision_refusal),
-        )
-    elif manifest.vision is not None:
+    if manifest.vision is not None and "vision" not in facts.refusals:
         expected = (facts.vision_layers, facts.vision_hidden)
         came = (manifest.vision.layers, manifest.vision.hidden)
         faults += _layer_faults("vision", expected, came)
         faults += _length_faults("vision.length", manifest.vision.length, facts.max_vision_length)
-    if manifest.projector and facts.projector_refusal is not None:
-        faults.append(fault("projector", expected="false", came="true", cure=facts.projector_refusal))
-    elif manifest.projector:
+    if manifest.projector and "projector" not in facts.refusals:
         faults += _projector_faults(bundle, facts.projector)
-    if manifest.frame is not None and facts.frame_refusal is not None:
-        faults.append(fault("frame", expected="null", came="a frame", cure=facts.frame_refusal))
-    if manifest.lm_head:
-        faults += _lm_head_faults(bundle, facts)
+    if manifest.lm_head and "lm_head" not in facts.refusals:
+        faults += _lm_head_faults(bundle, facts.lm_head)
     return faults or _room_faults(Room.of(manifest), room or facts.room)
+
+
+def _refused_parts(manifest: Manifest, refusals: Mapping[str, str]) -> list[str]:
+    vision = manifest.vision
+    carried = {
+        "vision": ("null", "vision prompts", vision is not None),
+        "vision.mode": ("paper", "released", vision is not None and vision.mode == "released"),
+        "projector": ("false", "true", manifest.projector),
+        "lm_head": ("false", "true", manifest.lm_head),
+        "frame": ("null", "a frame", manifest.frame is not None),
+    }
+    return [
+        fault(part, expected=expected, came=came, cure=refusals[part])
+        for part, (expected, came, is_there) in carried.items()
+        if is_there and part in refusals
+    ]
 
 
 def _layer_faults(part: str, expected: tuple[int, int], came: tuple[int, int]) -> list[str]:
@@ -190,17 +195,15 @@ def _layer_faults(part: str, expected: tuple[int, int], came: tuple[int, int]) -
     return [fault(part, expected=said[0], came=said[1], cure="train the task on the model that is served")]
 
 
-def _lm_head_faults(bundle: Bundle, facts: EngineFacts) -> list[str]:
-    if facts.lm_head_refusal is not None:
-        return [fault("lm_head", expected="false", came="true", cure=facts.lm_head_refusal)]
+def _lm_head_faults(bundle: Bundle, expected: tuple[int, int]) -> list[str]:
     if bundle.manifest.text is None:
         cure = "train text prompts with it: by them the engine knows the requests of a task"
         return [fault("lm_head", expected="text prompts beside it", came="none", cure=cure)]
     came = bundle.shapes.get(contents.LM_HEAD)
-    if came == facts.lm_head:
+    if came == expected:
         return []
     cure = "train the task on the model that is served"
-    return [fault(contents.LM_HEAD, expected=f"shape {facts.lm_head}", came=f"shape {came}", cure=cure)]
+    return [fault(contents.LM_HEAD, expected=f"shape {expected}", came=f"shape {came}", cure=cure)]
 
 
 def _room_faults(needed: Room, room: Room) -> list[str]:

@@ -98,6 +98,8 @@ class Served:
     bundles: dict[str, Bundle]
     handles: dict[str, TaskHandle]
     pictures: list[Image.Image] = field(default_factory=lambda: PICTURES)
+    mark: str = "<image>\n"
+    """What stands for a picture in a prompt of this model."""
 
     def load(self, bundle: Bundle) -> TaskHandle:
         """Makes one more task resident."""
@@ -111,18 +113,22 @@ class Served:
 
         greedy = SamplingParams(temperature=0, max_tokens=tokens, logprobs=VOCABULARY, ignore_eos=True)
         prompts = [
-            {"prompt": case.prompt, "multi_modal_data": {"image": self.pictures[: case.pictures]}}
+            {"prompt": self.prompt(case), "multi_modal_data": {"image": self.pictures[: case.pictures]}}
             if case.pictures
-            else {"prompt": case.prompt}
+            else {"prompt": self.prompt(case)}
             for case in cases
         ]
         handles = [self.handles[case.task] if case.task else None for case in cases]
         return self.tasks.generate(prompts, handles, greedy)
 
+    def prompt(self, case: Case) -> str:
+        """The case's text as this model is asked."""
+        return case.prompt.replace("<image>\n", self.mark)
+
     def expect(self, case: Case, *, tokens: int = 8) -> Answer:
         """The oracle's answer."""
         bundle = self.bundles[case.task] if case.task else None
-        return self.oracle.answer(case.prompt, self.pictures[: case.pictures], bundle, tokens=tokens)
+        return self.oracle.answer(self.prompt(case), self.pictures[: case.pictures], bundle, tokens=tokens)
 
     def forget_cached(self) -> None:
         """Empties vLLM's prefix cache and multimodal caches."""

@@ -21,13 +21,12 @@ FACTS = EngineFacts(
     text_hidden=4,
     vision_layers=0,
     vision_hidden=0,
-    vision_refusal="none here",
     projector={},
     lm_head=(6, 4),
-    lm_head_refusal=None,
     max_text_length=8,
     max_vision_length=0,
     room=Room(tasks=3, text_rows=3, text_vectors=3, lm_heads=2),
+    refusals={},
 )
 HIDDEN = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 OWN = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))

@@ -32,13 +32,12 @@ FACTS = EngineFacts(
     text_hidden=4,
     vision_layers=0,
     vision_hidden=0,
-    vision_refusal="none here",
     projector={},
-    lm_head=None,
-    lm_head_refusal="none here",
+    lm_head=(9, 4),
     max_text_length=8,
     max_vision_length=0,
     room=ROOM,
+    refusals={},
 )
 
 

@@ -19,7 +19,7 @@ from server.engine.facts import Capacity, EngineFacts
 from server.engine.heads import HeadSwitch
 from server.engine.injection import inject_text_prompts
 from server.engine.items import PICTURE_TICKET_FIELD, PROMPT_ROWS_FIELD, PROMPT_TICKET_FIELD
-from server.engine.refusals import check_config, salt_compile_cache
+from server.engine.refusals import check_config, find_frame_refusal, salt_compile_cache
 from server.engine.tiers import WorkerTiers
 from server.engine.vision import VisionInjector
 
@@ -30,13 +30,15 @@ __all__ = ["PromptedModel", "VisionLayout", "run_mlp_projector"]
 class VisionLayout:
     """A vision encoder as vLLM built it.
 
-    `layers` may be fewer than `total_layers`: vLLM builds only those the features need.
+    `layers` may be fewer than `total_layers`: vLLM builds only those the features need. `released_refusal`:
+    why mode `released` is not served, None where it is.
     """
 
     encoder: nn.Module
     layers: Sequence[nn.Module]
     hidden: int
     total_layers: int
+    released_refusal: str | None = None
 
 
 class PromptedModel(nn.Module):
@@ -73,10 +75,6 @@ class PromptedModel(nn.Module):
         """Parameter name -> shape of the projector that a task may bring its own of, or why it may not."""
         return "a task cannot bring its own projector to this model family"
 
-    def refuse_frame(self) -> str | None:
-        """Why pictures cannot get a learned frame here; None where they can."""
-        return None
-
     def count_embedding_width(self) -> int:
         """Values of one token among the embeddings that vLLM merges into its input: the decoder's width."""
         return self.prompt_facts.text_hidden
@@ -84,11 +82,14 @@ class PromptedModel(nn.Module):
     # What a family says too, if it takes vision prompts or projectors --------------------------------------
 
     def count_image_tokens(self) -> int:
-        """Tokens a picture takes in the base model."""
-        raise NotImplementedError
+        """Tokens a picture takes in the base model; 0 where no prompt adds any (no mode `released`)."""
+        return 0
 
     def encode_pictures(self, **kwargs: object) -> Tensor:
-        """Selected features before the projector, (B, N, d_v), of a batch of pictures."""
+        """Selected features before the projector, (B, N, d_v), of a batch of pictures.
+
+        A family that takes its pictures by `StockPictures` needs neither this nor `project_features`.
+        """
         raise NotImplementedError
 
     def project_features(self, features: Tensor, projector: Mapping[str, Tensor]) -> Tensor:
@@ -184,21 +185,25 @@ class PromptedModel(nn.Module):
         layout = None if isinstance(vision, str) else vision
         text_layers, vision_layers = len(self.find_decoder_layers()), layout.total_layers if layout else 0
         projector = self.find_projector()
+        refusals = {
+            "vision": vision if isinstance(vision, str) else None,
+            "vision.mode": layout.released_refusal if layout else None,
+            "projector": projector if isinstance(projector, str) else None,
+            "lm_head": self._refuse_heads(vllm_config),
+            "frame": find_frame_refusal(model),
+        }
         return EngineFacts(
             model=model.model,
             text_layers=text_layers,
             text_hidden=model.get_hidden_size(),
             vision_layers=vision_layers,
             vision_hidden=layout.hidden if layout else 0,
-            vision_refusal=vision if isinstance(vision, str) else None,
             projector={} if isinstance(projector, str) else projector,
-            projector_refusal=projector if isinstance(projector, str) else None,
-            frame_refusal=self.refuse_frame(),
             lm_head=(model.get_vocab_size(), model.get_hidden_size()),
-            lm_head_refusal=self._refuse_heads(vllm_config),
             max_text_length=longest,
             max_vision_length=max(longest - self.count_image_tokens(), 0) if layout else 0,
             room=capacity.room(text_layers=text_layers, vision_layers=vision_layers),
+            refusals={part: why for part, why in refusals.items() if why is not None},
         )
 
     def _refuse_heads(self, vllm_config: Any) -> str | None:

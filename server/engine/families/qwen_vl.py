@@ -4,12 +4,11 @@ Positions are of three axes (M-RoPE): prompt tokens count as text, so they take 
 axis and all else moves up by P_t. Pictures come in any size and attend through packed sequences with rotary
 positions, which has no place for rows in front: vision prompts are refused.
 
-Written for vLLM 0.32: it asks `get_mrope_input_positions` once a request, `_call_hf_processor` for pictures
-(Qwen3-VL calls the Hugging Face processor past it, so the frame goes on in `_get_hf_mm_inputs`), and with
-Qwen3-VL each row merged into the input is H·(1 + levels) wide, the deepstack levels behind the input.
+Written for vLLM 0.32: it asks `get_mrope_input_positions` once a request, and with Qwen3-VL each row merged
+into the input is H·(1 + levels) wide, the deepstack levels behind the input.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,16 +31,10 @@ from vllm.model_executor.models.qwen3_vl import (
     Qwen3VLProcessingInfo,
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
-from vllm.multimodal.parse import MultiModalDataItems
 
 from server.engine.families.base import PromptedModel
 from server.engine.handles import MODALITY
-from server.engine.processing import (
-    PromptDummyMixin,
-    PromptInfoMixin,
-    PromptProcessorMixin,
-    frame_pictures,
-)
+from server.engine.processing import PromptDummyMixin, PromptInfoMixin, PromptProcessorMixin
 
 __all__ = ["PromptedQwen2VL", "PromptedQwen3VL", "PromptedQwen25VL"]
 
@@ -121,11 +114,6 @@ class PromptedQwen3VLDummies(PromptDummyMixin, Qwen3VLDummyInputsBuilder):
 
 class PromptedQwen3VLProcessor(PromptProcessorMixin, Qwen3VLMultiModalProcessor):
     """Pictures, frame and prompt."""
-
-    def _get_hf_mm_inputs(self, mm_items: MultiModalDataItems, hf_kwargs: Mapping[str, object]) -> Any:
-        inputs = super()._get_hf_mm_inputs(mm_items, hf_kwargs)
-        data, kwargs = frame_pictures(inputs.hf_data, inputs.hf_kwargs)
-        return inputs._replace(hf_data=data, hf_kwargs=kwargs)
 
 
 @MULTIMODAL_REGISTRY.register_processor(

@@ -39,7 +39,9 @@ class _TextInfo(BaseProcessingInfo):
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
         return {}
 
-    def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int]:
+    def get_mm_max_tokens_per_item(
+        self, seq_len: int, mm_counts: Mapping[str, int]
+    ) -> Mapping[str, int] | None:
         return {}
 
 
@@ -130,9 +132,6 @@ class PromptedText(PromptedModel, _MergesEmbeddings, SupportsMultiModal):
         return _NO_PICTURES
 
     def find_projector(self) -> str:
-        return _NO_PICTURES
-
-    def refuse_frame(self) -> str | None:
         return _NO_PICTURES
 
 
