@@ -61,6 +61,7 @@ class Recorder:
     def __post_init__(self) -> None:
         self.core = self.llm.llm_engine.engine_core.engine_core
         worker = self.core.model_executor.driver_worker.worker
+        self.is_runner_v2 = type(worker.model_runner).__module__ == "vllm.v1.worker.cpu.model_runner"
         self.model = worker.model_runner.get_model()
         self.model.register_forward_pre_hook(self._look)
 

@@ -14,6 +14,7 @@ from prompts.bundle import Bundle
 from prompts.errors import PictureRequiredError
 from server.engine.handles import using_task
 from server.engine.offline import OfflineTasks
+from tests.engine.beams import search_beams
 from tests.engine.oracle import Oracle
 from tests.engine.serving import MAX_LOGPROB_ERROR, PICTURES, Case, Served, assert_same
 from tests.engine.stepping import Chunk, Recorder, start_here
@@ -181,17 +182,32 @@ def test_what_was_queued_before_a_refused_request_is_not_answered_later(served: 
 
 
 def test_n_answers_of_one_request(served: Served, recorder: Recorder) -> None:
-    """Each is a request of its own to the scheduler. The most likely token alone is drawn: a seed together
-    with a split prompt ends vLLM's engine on a CPU, task or none (its runner V1 winds the seed's generator
-    back, and torch's CPU generator cannot be)."""
+    """Each is a request of its own to the scheduler.
+
+    On runner V2 each has the seed `seed + i`. On runner V1 the most likely token alone is drawn: there, on a
+    CPU, a seed together with a split prompt ends vLLM's engine, task or none (it winds the seed's generator
+    back, and torch's CPU generator cannot be).
+    """
     recorder.forget()
     cases = [LONG, Case("everything"), Case(None)]
-    drawn = greedy(n=3, temperature=1.0, top_k=1)
-    handles = [served.handles[case.task] if case.task else None for case in cases]
-    outputs = served.tasks.generate([prompt_of(case) for case in cases], handles, drawn)
-    for case, output in zip(cases, outputs, strict=True):
-        assert [list(one.token_ids) for one in output.outputs] == [served.expect(case).tokens] * 3, case
+    drawn = [{"seed": 11 + index} if recorder.is_runner_v2 else {"top_k": 1} for index in range(3)]
+    outputs = draw(served, cases, n=3, **drawn[0])
     assert len({name for step in recorder.steps for name in step}) == 3 * len(cases)
+    alone = [draw(served, cases, **options) for options in drawn]
+    for index, case in enumerate(cases):
+        answers = [list(one.token_ids) for one in outputs[index].outputs]
+        assert answers == [list(one[index].outputs[0].token_ids) for one in alone], case
+        if recorder.is_runner_v2:
+            assert len({tuple(answer) for answer in answers}) == 3, case
+        else:
+            assert answers == [served.expect(case).tokens] * 3, case
+
+
+def draw(served: Served, cases: list[Case], **options: Any) -> list[Any]:
+    """Sampled answers."""
+    handles = [served.handles[case.task] if case.task else None for case in cases]
+    sampled = greedy(temperature=1.0, **options)
+    return served.tasks.generate([prompt_of(case) for case in cases], handles, sampled)
 
 
 @pytest.mark.parametrize("case", [LONG, Case("everything"), Case("both", 0), Case(None)], ids=str)
@@ -204,26 +220,13 @@ def test_beams(served: Served, case: Case) -> None:
         params = BeamSearchParams(beam_width=width, max_tokens=length, ignore_eos=True)
         (found,) = served.tasks.llm.beam_search([prompt_of(case)], params)
     (prompted,) = served.ask([case], tokens=1)
-    expected = search_beams(served, case, width=width, length=length)
+    bundle = served.bundles[case.task] if case.task else None
+    pictures = PICTURES[: case.pictures]
+    expected = search_beams(served.oracle, case.prompt, pictures, bundle, width=width, length=length)
     for beam, (tokens, score) in zip(found.sequences, expected, strict=True):
         assert beam.tokens[: -length or None] == prompted.prompt_token_ids
         assert beam.tokens[-length:] == tokens
         assert beam.cum_logprob == pytest.approx(score, abs=length * MAX_LOGPROB_ERROR)
-
-
-def search_beams(served: Served, case: Case, *, width: int, length: int) -> list[tuple[list[int], float]]:
-    """Beam search over the oracle's logprobs."""
-    bundle = served.bundles[case.task] if case.task else None
-    beams: list[tuple[list[int], float]] = [([], 0.0)]
-    for _ in range(length):
-        longer = []
-        for tokens, score in beams:
-            logprobs = served.oracle.logprobs(case.prompt, PICTURES[: case.pictures], bundle, tokens)[-1]
-            best = logprobs.topk(2 * width)
-            steps = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            longer += [([*tokens, token], score + logprob) for token, logprob in steps]
-        beams = sorted(longer, key=lambda beam: -beam[1])[:width]
-    return beams
 
 
 def test_choices_under_a_task_are_the_oracles(served: Served) -> None:

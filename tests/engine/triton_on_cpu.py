@@ -3,8 +3,8 @@
     python -m pytest -p tests.engine.triton_on_cpu tests/engine/test_scheduling.py
 
 On a GPU runner V2 is vLLM's default. vLLM ships it for CPUs too (`vllm/v1/worker/cpu/model_runner.py`), for
-the triton-cpu compiler, which PyPI does not have. Ordinary Triton has an interpreter for kernels, and vLLM asks
-no more of a compiler for CPUs than to be listed.
+the triton-cpu compiler, which PyPI does not have. Ordinary Triton has an interpreter for kernels, and vLLM
+asks no more of a compiler for CPUs than to be listed.
 """
 
 import os
@@ -12,7 +12,7 @@ import os
 os.environ["TRITON_INTERPRET"] = "1"
 os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "1"
 
-from triton.backends import Backend, backends  # noqa: E402  (it reads the environment)
+from triton.backends import Backend, backends  # it reads the environment
 
 __all__ = ["CpuDriver"]
 

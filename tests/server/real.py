@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,15 +26,21 @@ def plain_environment() -> dict[str, str]:
 
 
 @contextmanager
-def running_server(model: Path, store: Path, log: Path, *options: str) -> Iterator[str]:
-    """Serve `store` on `model`; gives the server's URL once it answers, and stops it at the end."""
+def running_server(
+    model: Path, store: Path, log: Path, *options: str, variables: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """Serve `store` on `model`; gives the server's URL once it answers, and stops it at the end.
+
+    `variables`: put into its environment.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     arguments = [str(COMMAND), "serve", "--model", str(model), "--tasks", str(store)]
     arguments += ["--host", "127.0.0.1", "--port", str(port), *options]
+    environment = plain_environment() | dict(variables or {})
     with log.open("wb") as out:
         process = subprocess.Popen(
-            arguments, stdout=out, stderr=subprocess.STDOUT, env=plain_environment(), cwd=log.parent
+            arguments, stdout=out, stderr=subprocess.STDOUT, env=environment, cwd=log.parent
         )
     url = f"http://127.0.0.1:{port}"
     try:
