@@ -3,6 +3,7 @@ compute it once more, give it several answers, drop it half way. One engine of f
 no prefix cache; that each of these happened is read from vLLM itself.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from server.engine.handles import using_task
 from server.engine.offline import OfflineTasks
 from tests.engine.beams import search_beams
 from tests.engine.oracle import Oracle
-from tests.engine.serving import MAX_LOGPROB_ERROR, PICTURES, Case, Served, assert_same
+from tests.engine.serving import ALL_CASES, MAX_LOGPROB_ERROR, PICTURES, Case, Served, assert_same
 from tests.engine.stepping import Chunk, Recorder, start_here
 
 pytestmark = [
@@ -106,6 +107,16 @@ def greedy(**options: Any) -> Any:
 def rows_of(served: Served, case: Case) -> int:
     """Its learned tokens in the language model's prompt."""
     return served.handles[case.task].text_length if case.task else 0
+
+
+def test_the_runner_is_the_one_that_was_asked_for(recorder: Recorder) -> None:
+    """V1 on a CPU, unless `test_model_runner_v2` runs this module."""
+    assert recorder.is_runner_v2 == (os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1")
+
+
+def test_every_case_at_once(served: Served) -> None:
+    for case, output in zip(ALL_CASES, served.ask(ALL_CASES), strict=True):
+        assert_same(output, served.expect(case), case)
 
 
 def test_crowded_out_and_computed_again_the_answers_are_the_same(served: Served, crowd: Crowd) -> None:

@@ -15,7 +15,16 @@ import httpx
 COMMAND = Path(sys.executable).with_name("passepartout")
 
 # What a plain shell has, and what keeps this machine's cores and memory to the tests.
-_KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "OMP_NUM_THREADS", "VLLM_CPU_KVCACHE_SPACE", "HF_HUB_OFFLINE")
+_KEPT = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "TMPDIR",
+    "PYTHONPATH",
+    "OMP_NUM_THREADS",
+    "VLLM_CPU_KVCACHE_SPACE",
+    "HF_HUB_OFFLINE",
+)
 _START_SECONDS = 300
 _STOP_SECONDS = 60
 
