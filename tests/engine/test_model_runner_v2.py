@@ -13,7 +13,7 @@ What runner V2 of vLLM 0.32 does that `PromptedModel` relies on (`vllm/v1/worker
 - `model_states/default.py`, `prepare_inputs_embeds`: `embed_input_ids(ids, embeddings, is_multimodal)` before
   each real step, empty list or not, with as many ids as there are tokens: so `clear_step` runs each time, and
   rows that a CUDA graph was padded with are never marked.
-- `model_runner.py`, `execute_model`: a dummy run (warm-up, graph capture, an idle rank) calls neither. It sees
+- `model_runner.py`, `execute_model`: a dummy run (warm-up, graph capture, idle rank) calls neither. It sees
   the rows of the step before it, and no one reads what it computes.
 - The same place: a graph replays on the bank's buffers, which are filled in place and never replaced.
 - The scheduler sends a preempted request as a new one, from token 0 or from what the prefix cache still has.
