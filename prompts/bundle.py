@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -33,12 +33,25 @@ _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A loaded bundle. `tensors`: name -> CPU tensor; `digest`: 64 hex digits; `path`: its folder or None."""
+    """A loaded bundle. `tensors`: name -> CPU tensor; `digest`: 64 hex digits; `path`: its folder or None.
+
+    `outlines`: name -> what a tensor would look like that was left behind in the file (`outlined`).
+    """
 
     manifest: Manifest
     tensors: Mapping[str, Tensor]
     digest: str
     path: Path | None = None
+    outlines: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def outlined(self) -> "Bundle":
+        """Return the bundle with nothing but its frame in memory, for whoever keeps very many of them.
+
+        Names, shapes, dtypes and sizes are still told; prompts, projector and lm_head read as absent.
+        """
+        kept = {name: tensor for name, tensor in self.tensors.items() if name == contents.FRAME}
+        left = {name: tensor.to("meta") for name, tensor in self.tensors.items() if name not in kept}
+        return replace(self, tensors=kept, outlines={**self.outlines, **left})
 
     @property
     def name(self) -> str:
@@ -76,10 +89,15 @@ class Bundle:
         return {name[len(prefix) :]: t for name, t in self.tensors.items() if name.startswith(prefix)}
 
     @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of every tensor, in memory or not."""
+        return {name: tuple(tensor.shape) for name, tensor in self._all_tensors().items()}
+
+    @property
     def trained_values(self) -> dict[str, int]:
         """Trained numbers by part (`frame`, `text` …); of the frame only its free border counts."""
         counts: dict[str, int] = {}
-        for name, tensor in sorted(self.tensors.items()):
+        for name, tensor in sorted(self._all_tensors().items()):
             part = name.partition(".")[0]
             counts[part] = counts.get(part, 0) + tensor.numel()
         spec = self.manifest.frame
@@ -90,7 +108,10 @@ class Bundle:
     @property
     def size_bytes(self) -> int:
         """Bytes of all tensors together."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._all_tensors().values())
+
+    def _all_tensors(self) -> dict[str, Tensor]:
+        return {**self.tensors, **self.outlines}
 
 
 def load_bundle(path: Path) -> Bundle:

@@ -16,7 +16,7 @@ from prompts.faults import fault, shown, validation_faults
 from prompts.manifest import FrameSpec, Manifest, TextSpec, VisionSpec, lacking_part
 from prompts.tensorfile import TensorEntry, TensorFileError, read_bytes, read_header
 
-__all__ = ["MANIFEST_FILE", "TENSORS_FILE", "link_leaves", "read_bundle_files"]
+__all__ = ["MANIFEST_FILE", "TENSORS_FILE", "link_leaves", "read_bundle_files", "read_manifest"]
 
 MANIFEST_FILE = "bundle.json"
 TENSORS_FILE = "tensors.safetensors"
@@ -54,6 +54,18 @@ def read_bundle_files(folder: Path) -> tuple[Manifest | None, dict[str, Tensor],
     faults += _with_file(folder, MANIFEST_FILE, MAX_MANIFEST_BYTES, take_manifest)
     faults += _with_file(folder, TENSORS_FILE, MAX_TENSORS_BYTES, take_tensors)
     return manifest, tensors, faults
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """Return a bundle's manifest alone, None where it is faulty; its tensors are not looked at."""
+    found: list[Manifest | None] = []
+    _with_file(
+        folder,
+        MANIFEST_FILE,
+        MAX_MANIFEST_BYTES,
+        lambda file: found.append(_read_manifest(file.read(MAX_MANIFEST_BYTES))[0]),
+    )
+    return found[0] if found else None
 
 
 def link_leaves(path: Path, home: Path) -> bool:

@@ -12,6 +12,9 @@ import argparse
 import json
 import re
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
 
 from prompts.bundle import Bundle, load_bundle
 from prompts.errors import BundleError, InputError
@@ -199,11 +202,10 @@ def _optional(label: str, value: object) -> list[str]:
     return _row(label, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
-def _section(label: str, part: object) -> list[str]:
+def _section(label: str, part: BaseModel | dict[str, Any] | None) -> list[str]:
     if not part:
         return []
-    fields = part if isinstance(part, dict) else dict(part)  # type: ignore[call-overload]
-    return _row(label, _pairs(fields))
+    return _row(label, _pairs(part.model_dump() if isinstance(part, BaseModel) else part))
 
 
 def _pairs(fields: dict[str, object] | dict[str, int]) -> str:

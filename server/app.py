@@ -51,7 +51,10 @@ class PassepartoutEndpoints:
         """
         config = ServeConfig.from_namespace(args)
         names = args.served_model_name or [args.model]
-        residency = await Residency.connect(engine_client, find_model_folder(engine_client.model_config))
+        folder = find_model_folder(engine_client.model_config)
+        share = args.api_server_count or 1
+        residency = await Residency.connect(engine_client, folder, pinned=config.pinned, share=share)
+        residency.observe_load = self._service.metrics.load
         self._service.engine_is_healthy = partial(is_healthy, engine_client)
         self._service.local_files = bool(args.allowed_local_media_path)
         reader = await start(self._service, config, base_names=tuple(names), loader=residency)

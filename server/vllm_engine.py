@@ -63,17 +63,18 @@ async def _watched(
     prompt = cached = completion = 0
     is_first = True
     try:
-        with scope.lease():  # until the engine is through with it: closing `outputs` waits for the abort
-            async with aclosing(outputs):
-                async for output in outputs:
-                    if is_first and any(len(one.token_ids) for one in output.outputs):
-                        is_first = False
-                        _note_first(output, scope, metrics)
-                    prompt = len(output.prompt_token_ids or ())
-                    cached = output.num_cached_tokens or 0
-                    written = sum(len(one.token_ids) for one in output.outputs)
-                    completion = written if is_cumulative else completion + written
-                    yield output
+        # Held until the engine is through with it: closing `outputs` sends the abort, and what is sent to
+        # the workers later comes after it.
+        async with scope.hold(), aclosing(outputs):
+            async for output in outputs:
+                if is_first and any(len(one.token_ids) for one in output.outputs):
+                    is_first = False
+                    _note_first(output, scope, metrics)
+                prompt = len(output.prompt_token_ids or ())
+                cached = output.num_cached_tokens or 0
+                written = sum(len(one.token_ids) for one in output.outputs)
+                completion = written if is_cumulative else completion + written
+                yield output
     finally:
         metrics.tokens(scope.task, prompt=prompt, cached=cached, completion=completion)
 

@@ -17,7 +17,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from prompts.bundle import Bundle
 from prompts.frame import frame_picture
 
-__all__ = ["Answer", "Oracle"]
+__all__ = ["Answer", "Oracle", "overwriting"]
 
 
 @dataclass(frozen=True)
@@ -120,13 +120,15 @@ class Oracle:
 
     def _logits(self, rows: Tensor, bundle: Bundle | None) -> Tensor:
         """(T, vocabulary)."""
-        with _overwriting(self.model.model.language_model.layers, bundle.text_prompts if bundle else None):
+        with overwriting(self.model.model.language_model.layers, bundle.text_prompts if bundle else None):
             hidden = self.model.model.language_model(inputs_embeds=rows[None], use_cache=False)
-        return self.model.lm_head(hidden.last_hidden_state[0])
+        states = hidden.last_hidden_state[0]
+        own = bundle.lm_head_weight if bundle else None
+        return self.model.lm_head(states) if own is None else states @ own.T
 
 
 @contextmanager
-def _overwriting(layers: nn.ModuleList, prompts: Tensor | None) -> Iterator[None]:
+def overwriting(layers: nn.ModuleList, prompts: Tensor | None) -> Iterator[None]:
     """While open the first rows at each layer's input are that layer's prompts (L, P, d)."""
 
     def make_hook(own: Tensor) -> Any:
