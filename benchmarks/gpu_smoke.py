@@ -27,9 +27,8 @@ from torch import Tensor
 
 from server.engine.offline import OfflineTasks
 from tests.engine.oracle import Answer, Oracle
-from tests.engine.serving import ALL_CASES, TASKS, VOCABULARY, Case, Served, start_llm
+from tests.engine.serving import ALL_CASES, VOCABULARY, Case, Served, load_all, start_llm
 from tests.engine.tiny_llava import make_tiny_llava
-from tests.engine.tiny_tasks import make_task
 
 __all__ = ["TOLERANCES", "Verdict", "check", "judge", "main", "table"]
 
@@ -147,8 +146,7 @@ def _serve(folder: Path, options: argparse.Namespace) -> Iterator[Served]:
     engine |= {"max_num_batched_tokens": options.chunk, "kv_cache_memory_bytes": _CACHE_BYTES}
     with start_llm(model, folder / "cache", **engine) as llm:
         served = Served(OfflineTasks(llm, model), Oracle(model), model, bundles={}, handles={})
-        for seed, (name, parts) in enumerate(TASKS.items(), start=1):
-            served.load(make_task(folder / "tasks", name, model, seed=seed, **parts))
+        load_all(served, folder / "tasks")
         yield served
 
 
@@ -159,6 +157,8 @@ def _check_engine(served: Served, options: argparse.Namespace) -> list[str]:
     graphs = config.compilation_config.cudagraph_mode.name
     device = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
     print(f"{device}: model runner {runner}, CUDA graphs {graphs}, {options.dtype}")
+    for part, why in served.tasks.residency.facts.refusals.items():
+        print(f"left out, the engine refuses it: {part}: {why}")
     faults = []
     if options.device == "cuda" and runner != "V2":
         faults.append("vLLM took model runner V1; its log says why")

@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 
-from prompts.bundle import Bundle
 from prompts.errors import PictureRequiredError
 from server.engine.handles import using_task
 from server.engine.offline import OfflineTasks
 from tests.engine.beams import search_beams
 from tests.engine.oracle import Oracle
-from tests.engine.serving import ALL_CASES, MAX_LOGPROB_ERROR, PICTURES, Case, Served, assert_same
+from tests.engine.serving import ALL_CASES, MAX_LOGPROB_ERROR, PICTURES, Case, Served, assert_same, load_all
 from tests.engine.stepping import Chunk, Recorder, start_here
 
 pytestmark = [
@@ -61,13 +60,10 @@ class Crowd:
 
 
 @pytest.fixture(scope="module")
-def served(
-    tiny_model: Path, bundles: dict[str, Bundle], oracle: Oracle, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Served]:
+def served(tiny_model: Path, oracle: Oracle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with start_here(tiny_model, tmp_path_factory.mktemp("vllm-cache"), **OPTIONS) as llm:
         served = Served(OfflineTasks(llm, tiny_model), oracle, tiny_model, bundles={}, handles={})
-        for bundle in bundles.values():
-            served.load(bundle)
+        load_all(served, tmp_path_factory.mktemp("tasks"))
         yield served
         served.tasks.llm = None
 
@@ -271,7 +267,7 @@ def choose(served: Served, case: Case, choices: list[str]) -> str:
     return said
 
 
-@pytest.mark.parametrize("case", [LONG, Case("everything", 2), Case("both", 0), Case(None)], ids=str)
+@pytest.mark.parametrize("case", [LONG, Case("both", 2), Case("text", 0), Case(None)], ids=str)
 def test_logprobs_of_prompt_and_answer(served: Served, case: Case) -> None:
     """The prompt a user gets back begins with a placeholder id for each learned token. A placeholder's own
     logprob says nothing, as a picture's does not; each ordinary token's is that of the prompted model."""
