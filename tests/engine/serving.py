@@ -17,6 +17,7 @@ from server.engine.handles import TaskHandle
 from server.engine.offline import OfflineTasks, engine_arguments
 from tests.engine.oracle import Answer, Oracle
 from tests.engine.tiny_llava import VOCABULARY
+from tests.engine.tiny_tasks import make_task
 
 __all__ = [
     "ALL_CASES",
@@ -28,6 +29,7 @@ __all__ = [
     "assert_same",
     "cached_blocks",
     "engine_options",
+    "load_all",
     "make_picture",
     "start_llm",
 ]
@@ -149,6 +151,14 @@ def assert_same(output: Any, answer: Answer, label: object = "") -> None:
 def cached_blocks(output: Any) -> int:
     """Whole KV blocks of a prompt that come out of the cache a second time (its last token never does)."""
     return (len(output.prompt_token_ids) - 1) // BLOCK
+
+
+def load_all(served: Served, folder: Path) -> None:
+    """Makes every task of `TASKS` resident, without an output layer where the engine takes none."""
+    refuses_heads = "lm_head" in served.tasks.residency.facts.refusals
+    for seed, (name, parts) in enumerate(TASKS.items(), start=1):
+        taken = {part: size for part, size in parts.items() if part != "lm_head" or not refuses_heads}
+        served.load(make_task(folder, name, served.model, seed=seed, **taken))
 
 
 def engine_options(**options: Any) -> dict[str, Any]:
