@@ -25,6 +25,7 @@ __all__ = [
     "BaseModelRef",
     "FrameSpec",
     "Manifest",
+    "Part",
     "Provenance",
     "TextSpec",
     "Usage",
@@ -46,13 +47,13 @@ Length = Annotated[int, Field(ge=1, le=4096)]
 Hidden = Annotated[int, Field(ge=1, le=65536)]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
     """Unknown keys refused, values immutable, no silent conversion (a "10" is no 10), no NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class BaseModelRef(_Part):
+class BaseModelRef(Part):
     """The checkpoint a prompt was trained in.
 
     `architecture`: first of `architectures` in its config.json; `fingerprint`: see `prompts.fingerprint`;
@@ -64,7 +65,7 @@ class BaseModelRef(_Part):
     id: Line | None = None
 
 
-class FrameSpec(_Part):
+class FrameSpec(Part):
     """Geometry of a TVP frame: an `inner` × `inner` picture in the middle of `canvas` = (H, W), in pixels."""
 
     canvas: Annotated[tuple[Pixels, Pixels], Field(strict=False)] = (224, 224)
@@ -83,7 +84,7 @@ class FrameSpec(_Part):
         return self
 
 
-class TextSpec(_Part):
+class TextSpec(Part):
     """`text.prompts` is (layers, length, hidden) = (L, P, d)."""
 
     layers: Layers
@@ -91,7 +92,7 @@ class TextSpec(_Part):
     hidden: Hidden
 
 
-class VisionSpec(_Part):
+class VisionSpec(Part):
     """`vision.prompts` is (layers, length, hidden) = (L_v, P_v, d_v).
 
     `mode` says what the language model gets: `released` (prompt rows 1.., CLS and the patches, as M²PT's
@@ -104,7 +105,7 @@ class VisionSpec(_Part):
     mode: Literal["released", "paper"]
 
 
-class Usage(_Part):
+class Usage(Part):
     """How the task wants to be asked. `template` holds `{text}` once: the user's text goes there."""
 
     system: str | None = None
@@ -134,7 +135,7 @@ class Usage(_Part):
         return text if self.template is None else self.template.replace(TEXT_FIELD, text)
 
 
-class Provenance(_Part):
+class Provenance(Part):
     """Where the prompt comes from; never part of the digest."""
 
     method: str | None = None
@@ -146,7 +147,7 @@ class Provenance(_Part):
     created: str | None = None
 
 
-class Manifest(_Part):
+class Manifest(Part):
     """The whole of `bundle.json`."""
 
     format: Literal[1] = 1

@@ -24,6 +24,10 @@ _HELP: dict[str, tuple[str, str]] = {
     "vision_rows": ("N", "room for learned vision vectors, summed over the resident tasks"),
     "task_slots": ("N", "how many tasks may be resident"),
     "max_picture_pixels": ("N", "larger pictures are refused before they are decoded"),
+    "canary": (
+        "WHAT",
+        "of a bundle whose canary the engine does not find again: refuse it, warn of it, or off: not asked",
+    ),
     "store_seconds": ("S", "between two looks at the store for bundles that came, changed or went; 0: never"),
 }
 

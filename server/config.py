@@ -17,9 +17,10 @@ from prompts.faults import fault
 from prompts.picture import MAX_PIXELS
 from server.engine.facts import ADDITIONAL_CONFIG_KEY, Capacity
 
-__all__ = ["PLUGIN_NAME", "ServeConfig", "set_environment"]
+__all__ = ["CANARY_MODES", "PLUGIN_NAME", "ServeConfig", "set_environment"]
 
 PLUGIN_NAME = "passepartout"
+CANARY_MODES = ("refuse", "warn", "off")
 _ENDPOINT_GROUP = "vllm.endpoint_plugins"
 _OTHER_GROUPS = (
     "vllm.general_plugins",
@@ -35,6 +36,8 @@ class ServeConfig:
 
     `max_picture_pixels`: larger pictures are refused before they are decoded.
     `store_seconds`: between two looks at the store, which is followed while the server runs; 0: never again.
+    `canary`: what becomes of a bundle whose canary the engine does not find again: `refuse`, `warn`, or `off`
+    (canaries are not asked).
     """
 
     tasks: Path
@@ -43,6 +46,7 @@ class ServeConfig:
     task_slots: int = Capacity.slots
     max_picture_pixels: int = MAX_PIXELS
     store_seconds: float = 1.0
+    canary: str = "refuse"
 
     def __post_init__(self) -> None:
         faults = [
@@ -53,6 +57,9 @@ class ServeConfig:
         if not 0 <= self.store_seconds < math.inf:
             came, cure = str(self.store_seconds), "give seconds, or 0 to look once only"
             faults.append(fault("--store-seconds", expected="0 or more", came=came, cure=cure))
+        if self.canary not in CANARY_MODES:
+            expected, cure = " or ".join(CANARY_MODES), "correct the word"
+            faults.append(fault("--canary", expected=expected, came=self.canary, cure=cure))
         if not self.tasks.is_dir():
             came = "a file" if self.tasks.exists() else "nothing"
             cure = f"create the folder {self.tasks} or correct the path"

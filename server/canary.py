@@ -1,0 +1,132 @@
+"""Asks an engine a bundle's canary, and keeps a task from being served that fails it.
+
+`check_canary` is the whole of it; `CanaryLoader` puts it behind `Loader.load`, so that the registry and the
+store know nothing of canaries. The inputs are asked the way a client's request comes: as messages, usage put
+in, the server's own chat template and picture processing, the task's handle in the request. Choices are left
+out: the first token is compared before they mask any.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from prompts.bundle import Bundle
+from prompts.canary import Canary, CanaryInput
+from prompts.canary_check import CanaryReport, FirstToken, compare
+from prompts.errors import BundleError
+from prompts.manifest import BaseModelRef, Usage
+from server.engine.handles import TaskHandle
+from server.log import logger
+from server.surface import Shape
+from server.tasks import Loader
+from server.usage import apply_usage
+
+__all__ = ["Asker", "CanaryLoader", "ask_canary", "check_canary", "conversations_of", "passed_over"]
+
+Messages = list[dict[str, Any]]
+
+
+class Asker(Protocol):
+    """What asks the engine: `server.vllm_canary.ServerAsker`, `OfflineAsker`, or a fake in tests.
+
+    `dtype`: what the engine computes in; `unable`: why its logprobs cannot be compared, None where they can.
+    """
+
+    dtype: str
+    unable: str | None
+
+    async def first_tokens(self, conversations: Sequence[Messages], handle: TaskHandle) -> list[FirstToken]:
+        """The likeliest first tokens to each conversation under the task.
+
+        Raises:
+            BundleError: a conversation is refused.
+            EngineError: the engine failed.
+        """
+        raise NotImplementedError
+
+
+class CanaryLoader:
+    """A `Loader` that takes back what fails its canary. A digest that passed is not asked again.
+
+    `only_warn`: what fails is served all the same, and the log says so.
+    """
+
+    def __init__(self, inner: Loader, asker: Asker, *, base: BaseModelRef, only_warn: bool = False) -> None:
+        self._inner, self._asker, self._base, self._only_warn = inner, asker, base, only_warn
+        self._passed: set[str] = set()
+
+    async def load(self, bundle: Bundle) -> TaskHandle:
+        """See `Loader.load`.
+
+        Raises:
+            BundleError: the engine does not find what the trainer saw; the bundle is not resident then.
+        """
+        handle = await self._inner.load(bundle)
+        if bundle.digest in self._passed:
+            return handle
+        try:
+            faults = await check_canary(self._asker, bundle, handle, base=self._base)
+            if faults and not self._only_warn:
+                raise BundleError(bundle.path or Path(bundle.name), faults)
+        except BaseException:
+            await self._inner.unload(handle)
+            raise
+        for one in faults:
+            logger.warning("task %s is served though it fails its canary: %s", bundle.name, one)
+        self._passed.add(bundle.digest)
+        return handle
+
+    async def unload(self, handle: TaskHandle) -> None:
+        """See `Loader.unload`."""
+        await self._inner.unload(handle)
+
+
+async def check_canary(asker: Asker, bundle: Bundle, handle: TaskHandle, *, base: BaseModelRef) -> list[str]:
+    """The faults that a bundle's canary finds in the engine that serves `base`; none without a canary.
+
+    Raises:
+        BundleError: the engine refuses an input.
+        EngineError: the engine failed.
+    """
+    if bundle.canary is None:
+        return []
+    reason = passed_over(bundle.canary, asker, base)
+    if reason is not None:
+        logger.warning("task %s: its canary is passed over: %s", bundle.name, reason)
+        return []
+    report = await ask_canary(asker, bundle, bundle.canary, handle)
+    if not report.faults:
+        said = "task %s: its canary is found again, %d inputs, %.2g off (%.2g allowed)"
+        logger.info(said, bundle.name, len(report.inputs), report.difference, report.tolerance)
+    return list(report.faults)
+
+
+def passed_over(canary: Canary, asker: Asker, base: BaseModelRef) -> str | None:
+    """Why a canary says nothing of this engine; None where it does.
+
+    A frame serves models that it was not made in: there its first tokens are others.
+    """
+    if canary.base_model.fingerprint != base.fingerprint:
+        return f"it was made in another model ({canary.base_model.id or canary.base_model.fingerprint})"
+    return asker.unable
+
+
+async def ask_canary(asker: Asker, bundle: Bundle, canary: Canary, handle: TaskHandle) -> CanaryReport:
+    """Ask every input and compare; see `check_canary` for what is raised."""
+    came = await asker.first_tokens(conversations_of(canary, bundle.manifest.usage), handle)
+    return compare(canary, came, text_length=handle.text_length, dtype=asker.dtype)
+
+
+def conversations_of(canary: Canary, usage: Usage) -> list[Messages]:
+    """Each input as the messages that reach vLLM."""
+    return [_conversation(one, usage) for one in canary.inputs]
+
+
+def _conversation(one: CanaryInput, usage: Usage) -> Messages:
+    content: Any = one.question
+    if one.picture is not None:
+        url = f"data:image/png;base64,{one.picture}"
+        content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": one.question}]
+    body = {"messages": [{"role": "user", "content": content}]}
+    messages: Messages = apply_usage(body, usage, shape=Shape.CHAT, generates=False)["messages"]
+    return messages
