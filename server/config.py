@@ -99,6 +99,13 @@ def set_environment(environment: MutableMapping[str, str] = os.environ) -> None:
     environment["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*names, PLUGIN_NAME]))
 
 
+def quiet_offline(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Have an engine without a server log warnings alone, to stderr: stdout is the command's own."""
+    set_environment(environment)
+    environment.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    environment.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+
+
 def has_cache_size(environment: MutableMapping[str, str] = os.environ) -> bool:
     """Whether the environment already says how large the KV cache on a CPU is."""
     return bool(environment.get("VLLM_CPU_KVCACHE_SPACE"))

@@ -19,7 +19,7 @@ from prompts.canary_check import CanaryReport
 from prompts.errors import ConfigError
 from prompts.faults import fault
 from prompts.fingerprint import base_model_ref
-from server.config import has_cache_size
+from server.config import has_cache_size, quiet_offline
 from server.engine.facts import Capacity
 
 __all__ = ["main"]
@@ -40,6 +40,7 @@ def main(argv: list[str]) -> int:
     bundle = load_bundle(given.bundle)
     canary = _canary_for(bundle, given.model)
     _say(f"starting vLLM on {given.model} (a minute or so) …")
+    quiet_offline()
     with _started(given.model, options) as tasks:
         report, dtype = _ask(tasks, bundle, canary)
     print(json.dumps(_as_json(bundle, report)) if given.json else _as_text(bundle, canary, report, dtype))
