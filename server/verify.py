@@ -22,7 +22,7 @@ from prompts.fingerprint import base_model_ref
 from server.config import has_cache_size, quiet_offline
 from server.engine.facts import Capacity
 
-__all__ = ["main"]
+__all__ = ["as_json", "as_text", "ask_offline", "main"]
 
 PROG = "passepartout task verify"
 _FAILED = 1
@@ -42,8 +42,8 @@ def main(argv: list[str]) -> int:
     _say(f"starting vLLM on {given.model} (a minute or so) …")
     quiet_offline()
     with _started(given.model, options) as tasks:
-        report, dtype = _ask(tasks, bundle, canary)
-    print(json.dumps(_as_json(bundle, report)) if given.json else _as_text(bundle, canary, report, dtype))
+        report, dtype = ask_offline(tasks, bundle, canary)
+    print(json.dumps(as_json(bundle, report)) if given.json else as_text(bundle, canary, report, dtype))
     return _FAILED if report.faults else 0
 
 
@@ -101,7 +101,7 @@ def _started(model: Path, options: list[str]) -> Iterator[Any]:
         llm.llm_engine.engine_core.shutdown()
 
 
-def _ask(tasks: Any, bundle: Bundle, canary: Canary) -> tuple[CanaryReport, str]:
+def ask_offline(tasks: Any, bundle: Bundle, canary: Canary) -> tuple[CanaryReport, str]:
     """What the engine says, and its dtype.
 
     Raises:
@@ -119,7 +119,8 @@ def _ask(tasks: Any, bundle: Bundle, canary: Canary) -> tuple[CanaryReport, str]
     return asyncio.run(ask_canary(asker, bundle, canary, handle)), asker.dtype
 
 
-def _as_text(bundle: Bundle, canary: Canary, report: CanaryReport, dtype: str) -> str:
+def as_text(bundle: Bundle, canary: Canary, report: CanaryReport, dtype: str) -> str:
+    """What the command prints: a line for each input, one for all, and what is wrong with all together."""
     lines = [f"{bundle.name} {bundle.digest}"]
     for number, one in enumerate(report.inputs, start=1):
         said = "; ".join(one.faults) if one.faults else f"{one.difference:.2g} off, ok"
@@ -133,7 +134,8 @@ def _as_text(bundle: Bundle, canary: Canary, report: CanaryReport, dtype: str) -
     return "\n".join([*lines, *(f"  {found}" for found in report.faults if found not in shown)])
 
 
-def _as_json(bundle: Bundle, report: CanaryReport) -> dict[str, object]:
+def as_json(bundle: Bundle, report: CanaryReport) -> dict[str, object]:
+    """What the command prints with --json; a difference is null where the prompts differ."""
     return {
         "ok": not report.faults,
         "name": bundle.name,
