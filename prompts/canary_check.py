@@ -87,8 +87,8 @@ def compare(canary: Canary, came: Sequence[FirstToken], *, text_length: int, dty
     )
     overall = math.sqrt(sum(one.difference**2 for one in reports) / len(reports))
     faults = [found for one in reports for found in one.faults]
-    if not faults and overall > tolerance:
-        faults.append(_too_far(f"{CANARY_FILE}: all inputs", tolerance, overall))
+    if tolerance < overall < math.inf:
+        faults.insert(0, _too_far(f"{CANARY_FILE}: all inputs", tolerance, overall))
     return CanaryReport(reports, overall, tolerance, tuple(faults))
 
 

@@ -46,14 +46,14 @@ class Asker(Protocol):
 
 
 class CanaryLoader:
-    """A `Loader` that takes back what fails its canary. A digest that passed is not asked again.
+    """A `Loader` that takes back what fails its canary. What passed is not asked again of the same digest.
 
     `only_warn`: what fails is served all the same, and the log says so.
     """
 
     def __init__(self, inner: Loader, asker: Asker, *, base: BaseModelRef, only_warn: bool = False) -> None:
         self._inner, self._asker, self._base, self._only_warn = inner, asker, base, only_warn
-        self._passed: set[str] = set()
+        self._passed: set[tuple[str, Canary | None]] = set()
 
     async def load(self, bundle: Bundle) -> TaskHandle:
         """See `Loader.load`.
@@ -62,7 +62,8 @@ class CanaryLoader:
             BundleError: the engine does not find what the trainer saw; the bundle is not resident then.
         """
         handle = await self._inner.load(bundle)
-        if bundle.digest in self._passed:
+        asked = bundle.digest, bundle.canary
+        if asked in self._passed:
             return handle
         try:
             faults = await check_canary(self._asker, bundle, handle, base=self._base)
@@ -73,7 +74,7 @@ class CanaryLoader:
             raise
         for one in faults:
             logger.warning("task %s is served though it fails its canary: %s", bundle.name, one)
-        self._passed.add(bundle.digest)
+        self._passed.add(asked)
         return handle
 
     async def unload(self, handle: TaskHandle) -> None:

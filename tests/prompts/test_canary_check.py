@@ -61,8 +61,10 @@ def test_an_unknown_dtype_is_as_coarse_as_any() -> None:
 
 def test_one_input_far_off_is_named(canary: Canary) -> None:
     found = report(canary, SAME, moved(-0.0035))
-    assert [one.split(": expected")[0] for one in found.faults] == ["canary.json: input 2"]
-    assert "came 0.0035" in found.faults[0]
+    fields = [one.split(": expected")[0] for one in found.faults]
+    assert fields == ["canary.json: all inputs", "canary.json: input 2"]
+    assert "came 0.00247" in found.faults[0]
+    assert "came 0.0035" in found.faults[1]
 
 
 def test_a_token_the_engine_does_not_list_counts_with_the_least_it_is_off(canary: Canary) -> None:

@@ -5,7 +5,7 @@ import json
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -99,7 +99,7 @@ def test_what_fails_is_unloaded_and_the_others_are_served(site: Site) -> None:
     assert list(site.tasks.tasks) == ["good"]
     assert site.inner.unloaded == [load_bundle(site.folder / "bad").digest]
     assert site.tasks.faults["bad"][0].startswith(
-        "canary.json: input 1: expected first-token logprobs within"
+        "canary.json: all inputs: expected first-token logprobs within"
     )
 
 
@@ -149,6 +149,10 @@ def test_a_digest_that_passed_is_not_asked_again(site: Site) -> None:
         for _ in range(2):
             await site.loader.unload(await site.loader.load(bundle))
         assert site.asker.asked == ["good"]
+        await site.loader.load(
+            replace(bundle, canary=canary_for(bundle, BASE.model_copy(update={"id": "x"})))
+        )
+        assert site.asker.asked == ["good", "good"]
 
     asyncio.run(story())
 
@@ -172,7 +176,7 @@ def test_a_warning_serves_all_the_same(site: Site, caplog: pytest.LogCaptureFixt
     warned.asker.off["bad"] = 0.5
     asyncio.run(warned.look())
     assert sorted(warned.tasks.tasks) == ["bad", "good"]
-    assert "task bad is served though it fails its canary: canary.json: input 1" in caplog.text
+    assert "task bad is served though it fails its canary: canary.json: all inputs" in caplog.text
 
 
 def test_a_canary_of_another_model_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
