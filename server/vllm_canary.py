@@ -48,9 +48,14 @@ class ServerAsker:
         asked = [self._ask(number, one, handle) for number, one in enumerate(conversations, start=1)]
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                return await asyncio.gather(*asked)
+                # All of them end before one's failure is told: an unloaded task may have none under way.
+                came = await asyncio.gather(*asked, return_exceptions=True)
         except TimeoutError as error:
             raise EngineError(f"canary: no answer within {ANSWER_SECONDS:.0f} seconds") from error
+        failures = [one for one in came if isinstance(one, BaseException)]
+        if failures:
+            raise failures[0]
+        return [one for one in came if not isinstance(one, BaseException)]
 
     async def _ask(self, number: int, messages: Messages, handle: TaskHandle) -> FirstToken:
         from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
