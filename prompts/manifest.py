@@ -27,6 +27,7 @@ __all__ = [
     "BaseModelRef",
     "FrameSpec",
     "Manifest",
+    "Part",
     "Provenance",
     "TextSpec",
     "Usage",
@@ -49,13 +50,13 @@ Hidden = Annotated[int, Field(ge=1, le=65536)]
 LayerIndex = Annotated[int, Field(ge=0, le=1023)]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
     """Unknown keys refused, values immutable, no silent conversion (a "10" is no 10), no NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class BaseModelRef(_Part):
+class BaseModelRef(Part):
     """The checkpoint a prompt was trained in.
 
     `architecture`: first of `architectures` in its config.json; `fingerprint`: see `prompts.fingerprint`;
@@ -67,7 +68,7 @@ class BaseModelRef(_Part):
     id: Line | None = None
 
 
-class FrameSpec(_Part):
+class FrameSpec(Part):
     """Geometry of a TVP frame: an `inner` × `inner` picture in the middle of `canvas` = (H, W), in pixels."""
 
     canvas: Annotated[tuple[Pixels, Pixels], Field(strict=False)] = (224, 224)
@@ -86,7 +87,7 @@ class FrameSpec(_Part):
         return self
 
 
-class _DeepSpec(_Part):
+class _DeepSpec(Part):
     """Prompts for an encoder of `layers` layers and width `hidden`: (len(layer_indices), length, hidden).
 
     `at`: the layers that have prompts of their own, ascending from 0; None for all. At a layer left out the
@@ -134,7 +135,7 @@ class VisionSpec(_DeepSpec):
     mode: Literal["released", "paper"]
 
 
-class Usage(_Part):
+class Usage(Part):
     """How the task wants to be asked. `template` holds `{text}` once: the user's text goes there."""
 
     system: str | None = None
@@ -164,7 +165,7 @@ class Usage(_Part):
         return text if self.template is None else self.template.replace(TEXT_FIELD, text)
 
 
-class Provenance(_Part):
+class Provenance(Part):
     """Where the prompt comes from; never part of the digest."""
 
     method: str | None = None
@@ -176,7 +177,7 @@ class Provenance(_Part):
     created: str | None = None
 
 
-class Manifest(_Part):
+class Manifest(Part):
     """The whole of `bundle.json`."""
 
     format: Literal[1] = 1
