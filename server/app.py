@@ -24,7 +24,7 @@ from server.routes import add_routes
 from server.service import Service
 from server.tasks import Loader
 from server.vllm_canary import ServerAsker
-from server.vllm_engine import find_model_folder, is_healthy, watch_generate
+from server.vllm_engine import AllEngines, find_model_folder, is_healthy, watch_generate
 from server.vllm_models import echo_alias
 
 __all__ = ["PassepartoutEndpoints", "attach", "follow_store", "start", "with_canaries"]
@@ -55,7 +55,8 @@ class PassepartoutEndpoints:
         names = args.served_model_name or [args.model]
         folder = find_model_folder(engine_client.model_config)
         share = args.api_server_count or 1
-        residency = await Residency.connect(engine_client, folder, pinned=config.pinned, share=share)
+        engines = AllEngines(engine_client)
+        residency = await Residency.connect(engines, folder, pinned=config.pinned, share=share)
         residency.observe_load = self._service.metrics.load
         self._service.engine_is_healthy = partial(is_healthy, engine_client)
         self._service.local_files = bool(args.allowed_local_media_path)
