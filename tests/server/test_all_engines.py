@@ -14,7 +14,7 @@ DIGEST = "a" * 64
 
 
 class Core:
-    """vLLM's client of two engines; `answers`: method -> for each call what the workers of each engine say."""
+    """vLLM's client of two engines; `answers`: method -> for each call each engine's workers' answers."""
 
     def __init__(self, **answers: list[list[list[dict[str, Any]]]]) -> None:
         self.answers = {name: list(calls) for name, calls in answers.items()}
