@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prompts.contents import DTYPES, Declared, shape_faults, value_faults
 from prompts.faults import fault, shown, validation_faults
-from prompts.manifest import FrameSpec, Manifest, TextSpec, VisionSpec, lacking_part
+from prompts.manifest import FrameSpec, Manifest, PrefixSpec, TextSpec, VisionSpec, lacking_part
 from prompts.tensorfile import TensorEntry, TensorFileError, read_bytes, read_header
 
 __all__ = ["MANIFEST_FILE", "TENSORS_FILE", "link_leaves", "read_bundle_files", "read_manifest"]
@@ -26,9 +26,10 @@ MAX_HEADER_BYTES = 1 << 20
 MAX_TENSORS_BYTES = 8 << 30
 
 _FORMAT = 1
-_PARTS: dict[str, type[FrameSpec | TextSpec | VisionSpec]] = {
+_PARTS: dict[str, type[FrameSpec | TextSpec | PrefixSpec | VisionSpec]] = {
     "frame": FrameSpec,
     "text": TextSpec,
+    "prefix": PrefixSpec,
     "vision": VisionSpec,
 }
 
