@@ -26,6 +26,7 @@ _HELP: dict[str, tuple[str, str]] = {
     "text_rows": ("N", "prompt tokens of all tasks on the device; 0: what the bundles of the store need"),
     "vision_rows": ("N", "the same for the vision encoder's prompt tokens"),
     "projectors": ("N", "tasks on the device with a projector of their own; 0: what the store needs"),
+    "lm_heads": ("N", "the same for output layers"),
     "max_picture_pixels": ("N", "larger pictures are refused before they are decoded"),
     "store_seconds": ("S", "between two looks at the store for bundles that came, changed or went; 0: never"),
 }

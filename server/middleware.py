@@ -8,6 +8,7 @@ request lasts. The answer carries `X-Task` and `X-Task-Digest` whether it is who
 import asyncio
 import time
 from contextlib import AsyncExitStack, nullcontext, suppress
+from functools import partial
 from http import HTTPStatus
 
 from starlette._utils import get_route_path  # the router's own: any other reading could miss a task
@@ -147,7 +148,7 @@ class _Exchange:
             task=label,
             alias=str(model) if alias is not None else None,
             streamed=self._asked.is_streamed,
-            hold=self._task.hold if self._task is not None else nullcontext,
+            hold=partial(self._task.hold, is_held=True) if self._task is not None else nullcontext,
         )
 
     async def _answer_failure(self, error: Exception, answer: Answer) -> None:

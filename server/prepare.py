@@ -99,9 +99,20 @@ async def prepare_body(
     if task is not None:
         if task.needs_picture and route.generates and not pictures:
             raise PictureRequiredError(task.name)
+        _check_prompt_logprobs(body, task)
         usage = task.bundle.manifest.usage
         body = apply_usage(body, usage, shape=route.shape, generates=route.generates)
     return (asked.raw if body == asked.body else json.dumps(body).encode()), pictures
+
+
+def _check_prompt_logprobs(body: Body, task: ServedTask) -> None:
+    """vLLM makes them by the model's own output layer."""
+    with_echo = body.get("echo") and body.get("logprobs") is not None
+    wanted = body.get("prompt_logprobs") is not None or with_echo
+    if task.bundle.manifest.lm_head and wanted:
+        cure = "ask for logprobs of the answer alone"
+        came = "a request for them, and a task with an lm_head of its own"
+        raise UnsupportedError(fault("prompt_logprobs", expected="none", came=came, cure=cure))
 
 
 def _check_preprocessing(body: Body) -> None:

@@ -41,8 +41,11 @@ class Loader(Protocol):
         """Raise what keeps the bundle out of this engine for good."""
         raise NotImplementedError
 
-    def using(self, bundle: Bundle) -> AbstractAsyncContextManager[TaskHandle]:
-        """Hold the bundle on the device while this is open; entering waits until it is there."""
+    def using(self, bundle: Bundle, *, is_held: bool = False) -> AbstractAsyncContextManager[TaskHandle]:
+        """Hold the bundle on the device while this is open; entering waits until it is there.
+
+        `is_held`: the request holds it already, and must not wait for itself.
+        """
         raise NotImplementedError
 
     def is_on_device(self, digest: str) -> bool:
@@ -87,8 +90,10 @@ class ServedTask:
         return self.bundle.manifest.text is None
 
     @asynccontextmanager
-    async def hold(self) -> AsyncIterator[TaskHandle]:
+    async def hold(self, *, is_held: bool = False) -> AsyncIterator[TaskHandle]:
         """Keeps the task on the device while this is open; entering waits until it is there.
+
+        `is_held`: for a request that holds it already, but may let go before this is over.
 
         Raises:
             TaskNotFoundError: it was drained; a request that goes on behind its HTTP answer may come so late.
@@ -99,7 +104,7 @@ class ServedTask:
             raise TaskNotFoundError(self.name, ())
         self.leases += 1
         try:
-            async with self.loader.using(self.bundle) as handle:
+            async with self.loader.using(self.bundle, is_held=is_held) as handle:
                 yield handle
         finally:
             self.leases -= 1

@@ -28,8 +28,8 @@ _NO_ROWS = torch.empty(0, dtype=torch.int64)
 class Resident:
     """A task on the device. `loads` counts the front ends' loads of the same digest.
 
-    `text_rows` (P,), `vision_rows` (P_v,): int64 on the CPU, rows of the two `VectorBank`s; `place`: of its
-    projector, None where it has none.
+    `text_rows` (P,), `vision_rows` (P_v,): int64 on the CPU, rows of the two `VectorBank`s; `place`,
+    `head_place`: of its projector and its lm_head, None where it has none.
     """
 
     slot: int
@@ -38,6 +38,7 @@ class Resident:
     vision_rows: Tensor = _NO_ROWS
     vision_mode: Literal["released", "paper"] | None = None
     place: int | None = None
+    head_place: int | None = None
     loads: int = 1
 
     @property
@@ -86,6 +87,9 @@ class PromptBank(nn.Module):
             for name, shape in facts.projector.items()
         }
         self._free_places = list(range(room.projectors - 1, -1, -1))
+        head_shape = facts.lm_head or (0, 0)
+        self._heads = torch.zeros((room.lm_heads, *head_shape), dtype=dtype, device=device)
+        self._free_head_places = list(range(room.lm_heads - 1, -1, -1))
         self._tasks = room.tasks
         self._slots: dict[str, int] = {}
         self._residents: dict[int, Resident] = {}
@@ -162,6 +166,15 @@ class PromptBank(nn.Module):
             return {}
         return {name: stored[resident.place] for name, stored in self._projectors.items()}
 
+    @property
+    def has_heads(self) -> bool:
+        """Whether any resident has an lm_head of its own."""
+        return len(self._free_head_places) < len(self._heads)
+
+    def head_at(self, place: int) -> Tensor:
+        """The lm_head (vocabulary, d) of the resident with that `head_place`."""
+        return self._heads[place]
+
     def _place(self, copy: HostCopy, resident: Resident) -> None:
         if copy.text is not None:
             resident.text_rows = self.text.add(copy.text.prompts, copy.text.layers)
@@ -174,11 +187,19 @@ class PromptBank(nn.Module):
             for name, tensor in copy.projector.items():
                 self._projectors[name][resident.place].copy_(tensor, non_blocking=True)
 
+        if copy.lm_head is not None:
+            if not self._free_head_places:
+                raise CapacityError("lm_heads: all places are taken; raise lm_heads")
+            resident.head_place = self._free_head_places.pop()
+            self._heads[resident.head_place].copy_(copy.lm_head, non_blocking=True)
+
     def _free(self, resident: Resident) -> None:
         self.text.remove(resident.text_rows)
         self.vision.remove(resident.vision_rows)
         if resident.place is not None:
             self._free_places.append(resident.place)
+        if resident.head_place is not None:
+            self._free_head_places.append(resident.head_place)
 
     # The step being run ---------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ _ROOM_CURES = {
     "vision_rows": _MORE_VISION,
     "vision_vectors": _MORE_VISION,
     "projectors": "start again with --projectors 1 or more",
+    "lm_heads": "start again with --lm-heads 1 or more",
 }
 
 
@@ -34,7 +35,7 @@ class Room:
     """Places on the device: those a bank has, or those a bundle needs.
 
     `tasks`: tasks at a time; `text_rows`, `vision_rows`: prompt tokens; `text_vectors`, `vision_vectors`:
-    their vectors over all layers; `projectors`: projectors.
+    their vectors over all layers; `projectors`, `lm_heads`: tasks with one of their own.
     """
 
     tasks: int = 0
@@ -43,6 +44,7 @@ class Room:
     vision_rows: int = 0
     vision_vectors: int = 0
     projectors: int = 0
+    lm_heads: int = 0
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self:
@@ -55,6 +57,7 @@ class Room:
             vision_rows=vision.length if vision else 0,
             vision_vectors=vision.length * len(vision.layer_indices) if vision else 0,
             projectors=int(manifest.projector),
+            lm_heads=int(manifest.lm_head),
         )
 
     def __add__(self, other: "Room") -> "Room":
@@ -79,14 +82,15 @@ class Room:
 class Capacity:
     """Room for tasks, from `additional_config["passepartout"]`; what is on the device is allocated at once.
 
-    `tasks`, `text_rows`, `vision_rows`, `projectors`: on the device (`Room`); `host_tasks`: tasks kept in
-    host memory, ready for the device.
+    `tasks`, `text_rows`, `vision_rows`, `projectors`, `lm_heads`: on the device (`Room`); `host_tasks`: tasks
+    kept in host memory, ready for the device.
     """
 
     tasks: int = 32
     text_rows: int = 512
     vision_rows: int = 512
     projectors: int = 32
+    lm_heads: int = 0
     host_tasks: int = 256
 
     @classmethod
@@ -104,6 +108,7 @@ class Capacity:
             vision_rows=self.vision_rows if vision_layers else 0,
             vision_vectors=self.vision_rows * vision_layers,
             projectors=self.projectors,
+            lm_heads=self.lm_heads,
         )
 
 
@@ -111,8 +116,10 @@ class Capacity:
 class EngineFacts:
     """Shapes and limits of the loaded model.
 
-    `vision_layers` is 0 where the family takes no vision prompts, and `vision_refusal` then says why.
-    `projector`: parameter name -> shape, empty where the family has none to exchange.
+    `vision_layers` is 0 where the family takes no vision prompts. `projector`: parameter name -> shape, empty
+    where the family has none to exchange. `lm_head`: (vocabulary, width).
+    `refusals`: what this engine does not take (`vision`, `vision.mode` released, `projector`, `lm_head`,
+    `frame`) -> why, as a sentence that says what to do.
     `max_text_length`, `max_vision_length`: the longest prompts the scheduler can ever place.
     `room`: all there is on the device.
     """
@@ -122,11 +129,12 @@ class EngineFacts:
     text_hidden: int
     vision_layers: int
     vision_hidden: int
-    vision_refusal: str | None
     projector: dict[str, tuple[int, ...]]
+    lm_head: tuple[int, int]
     max_text_length: int
     max_vision_length: int
     room: Room
+    refusals: dict[str, str]
 
     def to_plain(self) -> dict[str, Any]:
         """What the RPC carries."""
@@ -136,7 +144,8 @@ class EngineFacts:
     def from_plain(cls, plain: Mapping[str, Any]) -> Self:
         """Reads what the RPC carried (tuples arrive as lists)."""
         projector = {name: tuple(shape) for name, shape in plain["projector"].items()}
-        return cls(**{**plain, "projector": projector, "room": Room(**plain["room"])})
+        lm_head = tuple(plain["lm_head"])
+        return cls(**{**plain, "projector": projector, "lm_head": lm_head, "room": Room(**plain["room"])})
 
 
 def find_misfits(bundle: Bundle, facts: EngineFacts, room: Room | None = None) -> list[str]:
@@ -144,29 +153,39 @@ def find_misfits(bundle: Bundle, facts: EngineFacts, room: Room | None = None) -
 
     `room`: what there is for it, `facts.room` unless said otherwise.
     """
-    faults: list[str] = []
     manifest = bundle.manifest
+    faults = _refused_parts(manifest, facts.refusals)
     if manifest.text is not None:
         expected = (facts.text_layers, facts.text_hidden)
         came = (manifest.text.layers, manifest.text.hidden)
         faults += _layer_faults("text", expected, came)
         faults += _length_faults("text.length", manifest.text.length, facts.max_text_length)
-    if manifest.vision is not None and facts.vision_refusal is not None:
-        faults.append(
-            fault("vision", expected="null", came="vision prompts", cure=facts.vision_refusal),
-        )
-    elif manifest.vision is not None:
+    if manifest.vision is not None and "vision" not in facts.refusals:
         expected = (facts.vision_layers, facts.vision_hidden)
         came = (manifest.vision.layers, manifest.vision.hidden)
         faults += _layer_faults("vision", expected, came)
         faults += _length_faults("vision.length", manifest.vision.length, facts.max_vision_length)
-    if manifest.projector:
+    if manifest.projector and "projector" not in facts.refusals:
         faults += _projector_faults(bundle, facts.projector)
-    if manifest.lm_head:
-        faults.append(
-            fault("lm_head", expected="false", came="true", cure="an lm_head per task is not served yet")
-        )
+    if manifest.lm_head and "lm_head" not in facts.refusals:
+        faults += _lm_head_faults(bundle, facts.lm_head)
     return faults or _room_faults(Room.of(manifest), room or facts.room)
+
+
+def _refused_parts(manifest: Manifest, refusals: Mapping[str, str]) -> list[str]:
+    vision = manifest.vision
+    carried = {
+        "vision": ("null", "vision prompts", vision is not None),
+        "vision.mode": ("paper", "released", vision is not None and vision.mode == "released"),
+        "projector": ("false", "true", manifest.projector),
+        "lm_head": ("false", "true", manifest.lm_head),
+        "frame": ("null", "a frame", manifest.frame is not None),
+    }
+    return [
+        fault(part, expected=expected, came=came, cure=refusals[part])
+        for part, (expected, came, is_there) in carried.items()
+        if is_there and part in refusals
+    ]
 
 
 def _layer_faults(part: str, expected: tuple[int, int], came: tuple[int, int]) -> list[str]:
@@ -174,6 +193,17 @@ def _layer_faults(part: str, expected: tuple[int, int], came: tuple[int, int]) -
         return []
     said = [f"{layers} layers of width {hidden}" for layers, hidden in (expected, came)]
     return [fault(part, expected=said[0], came=said[1], cure="train the task on the model that is served")]
+
+
+def _lm_head_faults(bundle: Bundle, expected: tuple[int, int]) -> list[str]:
+    if bundle.manifest.text is None:
+        cure = "train text prompts with it: by them the engine knows the requests of a task"
+        return [fault("lm_head", expected="text prompts beside it", came="none", cure=cure)]
+    came = bundle.shapes.get(contents.LM_HEAD)
+    if came == expected:
+        return []
+    cure = "train the task on the model that is served"
+    return [fault(contents.LM_HEAD, expected=f"shape {expected}", came=f"shape {came}", cure=cure)]
 
 
 def _room_faults(needed: Room, room: Room) -> list[str]:

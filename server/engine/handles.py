@@ -50,6 +50,7 @@ class TaskHandle:
     vision_length: int = 0
     vision_mode: Literal["released", "paper"] | None = None
     has_projector: bool = False
+    has_lm_head: bool = False
     frame: TaskFrame | None = field(default=None, compare=False, repr=False)
 
     @property

@@ -37,6 +37,7 @@ class HostCopy:
     vision: LayerPrompts | None = None
     vision_mode: Literal["released", "paper"] | None = None
     projector: dict[str, Tensor] = field(default_factory=dict)
+    lm_head: Tensor | None = None
 
 
 def make_host_copy(bundle: Bundle, *, dtype: torch.dtype, pin: bool) -> HostCopy:
@@ -59,6 +60,7 @@ def make_host_copy(bundle: Bundle, *, dtype: torch.dtype, pin: bool) -> HostCopy
         vision=parts.get("vision"),
         vision_mode=vision.mode if vision else None,
         projector={name: hold(tensor) for name, tensor in bundle.projector_state().items()},
+        lm_head=None if bundle.lm_head_weight is None else hold(bundle.lm_head_weight),
     )
 
 

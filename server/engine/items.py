@@ -22,6 +22,7 @@ __all__ = [
     "PromptItems",
     "make_rows",
     "make_ticket",
+    "read_cache_key",
 ]
 
 PROMPT_ROWS_FIELD = "passepartout_rows"
@@ -60,8 +61,17 @@ def make_ticket(handle: TaskHandle | None) -> Tensor:
     """The ticket of `handle`, (2,) int64; zeros for the base model."""
     if handle is None or handle.slot == 0:
         return torch.zeros(2, dtype=torch.int64)
-    head = int.from_bytes(bytes.fromhex(handle.digest[:16]), "big", signed=True)
-    return torch.tensor([handle.slot, head], dtype=torch.int64)
+    return torch.tensor([handle.slot, _head(handle.digest)], dtype=torch.int64)
+
+
+def read_cache_key(key: str) -> tuple[int, int]:
+    """(slot, first eight bytes of the digest) of a `TaskHandle.cache_key`, as tickets have them."""
+    digest, _, slot = key.partition(":")
+    return int(slot), _head(digest)
+
+
+def _head(digest: str) -> int:
+    return int.from_bytes(bytes.fromhex(digest[:16]), "big", signed=True)
 
 
 def make_rows(handle: TaskHandle) -> Tensor:

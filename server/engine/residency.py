@@ -10,7 +10,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -25,13 +25,19 @@ from server.engine.workers import WorkerCalls, Workers
 
 __all__ = ["LoadObserver", "Residency"]
 
+_PATIENCE_SECONDS = 1.0
+"""How long a cold task waits for room before one that is in use all the time has to let it have some."""
+
 LoadObserver = Callable[[str, Literal["host", "store"], float], None]
 """Told of each load: the task's name, the tier it came from, the seconds (waiting for room included)."""
 
 
 @dataclass(eq=False)
 class _Entry:
-    """A task on the device, or on its way there: `bringing` is done once it is."""
+    """A task on the device, or on its way there: `bringing` is done once it is.
+
+    `leaves`: it is to go when nobody holds it any more; `gone` is set then.
+    """
 
     bundle: Bundle
     room: Room
@@ -39,6 +45,8 @@ class _Entry:
     handle: TaskHandle | None = None
     holds: int = 0
     is_pinned: bool = False
+    leaves: bool = False
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Residency:
@@ -118,26 +126,27 @@ class Residency:
         return not self._free.lacks(Room.of(bundle.manifest))
 
     @asynccontextmanager
-    async def using(self, bundle: Bundle) -> AsyncIterator[TaskHandle]:
+    async def using(self, bundle: Bundle, *, is_held: bool = False) -> AsyncIterator[TaskHandle]:
         """Holds `bundle` on the device for as long as this is open; see `acquire`."""
-        handle = await self.acquire(bundle)
+        handle = await self.acquire(bundle, is_held=is_held)
         try:
             yield handle
         finally:
             self.release(handle)
 
-    async def acquire(self, bundle: Bundle, *, is_patient: bool = True) -> TaskHandle:
+    async def acquire(self, bundle: Bundle, *, is_patient: bool = True, is_held: bool = False) -> TaskHandle:
         """Brings `bundle`, which `check` found good, to the device if it is not there, and holds it.
 
         It waits for room: until requests for other tasks end. The same digest under two names is one task.
-        Undo it with `release`.
+        `is_held`: on behalf of a request that holds it already. Undo it with `release`.
 
         Raises:
             CapacityError: not `is_patient`, and all room is held.
             StaleBundleError: the bundle's folder holds something else by now.
             EngineError: the workers failed.
         """
-        entry = self._entries.get(bundle.digest)
+        while (entry := self._entries.get(bundle.digest)) and entry.leaves and not (is_held and entry.holds):
+            await entry.gone.wait()  # those who waited longer for its room come first
         if entry is None:
             entry = self._entries[bundle.digest] = _Entry(bundle, Room.of(bundle.manifest))
             entry.bringing = asyncio.create_task(self._bring(entry, is_patient=is_patient))
@@ -202,13 +211,24 @@ class Residency:
             if victim is not None:
                 await self._evict(victim)
             elif is_patient:
-                await self._released.wait()
+                await self._wait_for_release(lacking)
             else:
                 raise CapacityError(f"no room on the device ({', '.join(lacking)}): all of it is in use")
+
+    async def _wait_for_release(self, lacking: list[str]) -> None:
+        """Where requests for the tasks that are there never let go of them, one of them is to leave."""
+        try:
+            await asyncio.wait_for(self._released.wait(), _PATIENCE_SECONDS)
+        except TimeoutError:
+            held = (one for one in self._entries.values() if one.handle and not one.is_pinned)
+            leaving = next((one for one in held if _would_help(one, lacking)), None)
+            if leaving is not None:
+                leaving.leaves = True
 
     async def _evict(self, entry: _Entry) -> None:
         assert entry.handle is not None
         del self._entries[entry.handle.digest]  # whoever asks from now on brings it back
+        entry.gone.set()
         await self._workers.unload(entry.handle.slot, entry.handle.digest)
         self._free += entry.room
 
@@ -227,7 +247,11 @@ class Residency:
 def _may_leave(entry: _Entry, lacking: list[str]) -> bool:
     """Whether it is free to go, and its going would help."""
     is_idle = entry.handle is not None and entry.holds == 0 and not entry.is_pinned
-    return is_idle and any(getattr(entry.room, name) for name in lacking)
+    return is_idle and _would_help(entry, lacking)
+
+
+def _would_help(entry: _Entry, lacking: list[str]) -> bool:
+    return any(getattr(entry.room, name) for name in lacking)
 
 
 def _note_outcome(bringing: asyncio.Task[TaskHandle]) -> None:
@@ -251,5 +275,6 @@ def _make_handle(bundle: Bundle, slot: int) -> TaskHandle:
         vision_length=vision.length if vision else 0,
         vision_mode=vision.mode if vision else None,
         has_projector=manifest.projector,
+        has_lm_head=manifest.lm_head,
         frame=frame,
     )

@@ -3,10 +3,11 @@ the input of every layer.
 
 Mode `released`: the language model gets the prompt rows too, as they are at the input of the layer after the
 last one run (after the overwrite): constants of the task. Mode `paper`: the prompt rows are taken off again.
-Feature selection (dropping the first row) comes after, in the model. Written for vLLM 0.32's
-CLIPEncoder and SiglipEncoder `(inputs_embeds, return_all_hidden_states)`.
+Feature selection (dropping the first row) comes after, in the model. Written for vLLM 0.32's CLIPEncoder and
+SiglipEncoder `(inputs_embeds, return_all_hidden_states)`, Idefics2Encoder `(inputs_embeds, attention_mask)`
+where it gets no mask, and BlipEncoder `(inputs_embeds)`.
 
-B: pictures; P_v: prompt length; N: rows of the base model's encoder; d_v: its width.
+B: pictures or tiles; P_v: prompt length; N: rows of the base model's encoder; d_v: its width.
 """
 
 from collections.abc import Iterator, Sequence
@@ -58,7 +59,8 @@ class VisionInjector:
 
     @contextmanager
     def using(self, rows: Tensor, mode: str) -> Iterator[None]:
-        """Runs the encoder inside with `rows` (B, P_v) of the bank, one line per picture of the batch."""
+        """Runs the encoder inside with `rows` (B, P_v) of the bank, one line per picture of the batch, or one
+        line (1, P_v) for all of them."""
         self._active = _Active(rows, mode)
         try:
             yield
@@ -75,7 +77,7 @@ class VisionInjector:
         if self._active is None:
             return None
         embeds = args[0] if args else kwargs["inputs_embeds"]
-        nothing = embeds.new_zeros(*self._active.rows.shape, embeds.shape[-1])
+        nothing = embeds.new_zeros(embeds.shape[0], self._active.length, embeds.shape[2])
         embeds = torch.cat([self._overwritten(0, nothing), embeds], dim=1)
         return ((embeds, *args[1:]), kwargs) if args else (args, {**kwargs, "inputs_embeds": embeds})
 

@@ -28,7 +28,13 @@ class PromptWorkerExtension:
 
     def passepartout_load(self, digest: str) -> dict[str, Any]:
         """Brings a staged task to the device; says its slot."""
-        return _answer(lambda: _get_model(self).prompt_tiers.load(digest).slot)
+
+        def load() -> int:
+            model = _get_model(self)
+            model.prompt_heads.runner = self.model_runner
+            return model.prompt_tiers.load(digest).slot
+
+        return _answer(load)
 
     def passepartout_unload(self, slot: int, digest: str) -> dict[str, Any]:
         """Undoes one load; says how many are left."""

@@ -17,7 +17,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from prompts.bundle import Bundle
 from prompts.frame import frame_picture
 
-__all__ = ["Answer", "Oracle"]
+__all__ = ["Answer", "Oracle", "overwriting"]
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,15 @@ class Oracle:
         return self.model.get_input_embeddings()(torch.tensor(ids))
 
     def _last_logits(self, rows: Tensor, bundle: Bundle | None) -> Tensor:
-        with _overwriting(self.model.model.language_model.layers, bundle.text_prompts if bundle else None):
+        with overwriting(self.model.model.language_model.layers, bundle.text_prompts if bundle else None):
             hidden = self.model.model.language_model(inputs_embeds=rows[None], use_cache=False)
-        return self.model.lm_head(hidden.last_hidden_state[0, -1])
+        last = hidden.last_hidden_state[0, -1]
+        own = bundle.lm_head_weight if bundle else None
+        return self.model.lm_head(last) if own is None else last @ own.T
 
 
 @contextmanager
-def _overwriting(layers: nn.ModuleList, prompts: Tensor | None) -> Iterator[None]:
+def overwriting(layers: nn.ModuleList, prompts: Tensor | None) -> Iterator[None]:
     """While open the first rows at each layer's input are that layer's prompts (L, P, d)."""
 
     def make_hook(own: Tensor) -> Any:

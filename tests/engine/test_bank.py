@@ -18,11 +18,12 @@ FACTS = EngineFacts(
     text_hidden=4,
     vision_layers=3,
     vision_hidden=6,
-    vision_refusal=None,
     projector={"linear_1.weight": (4, 6)},
+    lm_head=(9, 4),
     max_text_length=8,
     max_vision_length=5,
     room=Room(tasks=3, text_rows=8, text_vectors=16, vision_rows=6, vision_vectors=18, projectors=1),
+    refusals={},
 )
 
 
@@ -184,11 +185,12 @@ def test_the_device_holds_what_the_tensors_need_and_little_more() -> None:
         text_hidden=512,
         vision_layers=24,
         vision_hidden=128,
-        vision_refusal=None,
         projector=shapes,
+        lm_head=(9, 4),
         max_text_length=64,
         max_vision_length=64,
         room=room,
+        refusals={},
     )
     bank = PromptBank(facts, max_step_tokens=8192, dtype=torch.bfloat16, device=torch.device("cpu"))
     held = [*bank.buffers(), *bank._projectors.values()]

@@ -1,6 +1,7 @@
 """Eager vLLM against plain transformers: every kind of task alone, from the prefix cache, and mixed."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -123,6 +124,24 @@ def test_tasks_that_leave_pictures_alone_share_the_base_models_encoding(served: 
     assert hashes[None] == hashes["text"] == hashes["long-text"]
     assert len({hashes[None], hashes["vision"], hashes["frame"]}) == 3
     assert hashes["vision"].startswith(RESERVED_HASH_PREFIX + served.handles["vision"].cache_key)
+
+
+def test_prompt_logprobs_are_the_models_own_beside_tasks_with_an_lm_head(served: Served) -> None:
+    """vLLM makes them with one more call of the same method; the task itself cannot have them."""
+    from vllm import SamplingParams
+
+    greedy = SamplingParams(temperature=0, max_tokens=2, prompt_logprobs=3)
+    prompts = [{"prompt": Case(None, 0).prompt}] * 2
+
+    def scores(output: Any) -> list[float]:
+        return [max(one.logprob for one in place.values()) for place in output.prompt_logprobs[1:]]
+
+    alone = served.tasks.generate(prompts[:1], [None], greedy)[0]
+    with pytest.raises(UnsupportedError, match="expected None, came 3, and task head has an lm_head"):
+        served.tasks.generate(prompts, [None, served.handles["head"]], greedy)
+    plain = SamplingParams(temperature=0, max_tokens=2)
+    mixed, _ = served.tasks.generate(prompts, [None, served.handles["head"]], [greedy, plain])
+    assert scores(mixed) == pytest.approx(scores(alone), abs=1e-4)
 
 
 def test_chat_takes_a_task_too(served: Served) -> None:

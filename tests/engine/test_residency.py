@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+import server.engine.residency
 from prompts.bundle import Bundle, load_bundle, save_bundle
 from prompts.errors import CapacityError, EngineError, PassepartoutError, StaleBundleError
 from prompts.manifest import Manifest, TextSpec
@@ -31,11 +32,12 @@ FACTS = EngineFacts(
     text_hidden=4,
     vision_layers=0,
     vision_hidden=0,
-    vision_refusal="none here",
     projector={},
+    lm_head=(9, 4),
     max_text_length=8,
     max_vision_length=0,
     room=ROOM,
+    refusals={},
 )
 
 
@@ -214,6 +216,47 @@ def test_a_pinned_task_never_leaves(bundles: list[Bundle]) -> None:
             async with residency.using(bundles[index]):
                 pass
             assert bundles[0].digest in engine.on_device()
+
+    run(story)
+
+
+def test_tasks_in_use_all_the_time_do_not_keep_a_cold_one_out(
+    bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests for two hot tasks overlap without a gap; each holds its task twice, as the server does."""
+    monkeypatch.setattr(server.engine.residency, "_PATIENCE_SECONDS", 0.05)
+    engine = Engine()
+
+    async def story() -> None:
+        residency = make_residency(engine)
+        answered = [0, 0, 0]
+
+        async def ask(index: int) -> None:
+            async with residency.using(bundles[index]):
+                await asyncio.sleep(0.01)
+                async with residency.using(bundles[index], is_held=True):
+                    await asyncio.sleep(0.01)
+            answered[index] += 1
+
+        async def keep_asking(index: int, *, offset: float) -> None:
+            await asyncio.sleep(offset)
+            while True:
+                await ask(index)
+
+        hot = [
+            asyncio.create_task(keep_asking(index, offset=offset))
+            for index in (0, 1)
+            for offset in (0.0, 0.007, 0.014)
+        ]
+        await asyncio.sleep(0.1)
+        await asyncio.wait_for(asyncio.gather(*(ask(2) for _ in range(5))), 5)
+        before = list(answered)
+        await asyncio.sleep(0.5)
+        assert answered[0] > before[0]
+        assert answered[1] > before[1], "and all of them go on"
+        for one in hot:
+            one.cancel()
+        await asyncio.gather(*hot, return_exceptions=True)
 
     run(story)
 

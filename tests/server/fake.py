@@ -88,7 +88,7 @@ class FakeLoader:
         self.discarded.append(digest)
 
     @asynccontextmanager
-    async def using(self, bundle: Bundle) -> AsyncIterator[TaskHandle]:
+    async def using(self, bundle: Bundle, *, is_held: bool = False) -> AsyncIterator[TaskHandle]:
         if bundle.name in self.refuses:
             raise self.refuses[bundle.name]
         if bundle.digest in self.stale:

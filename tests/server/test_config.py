@@ -43,6 +43,7 @@ def test_capacity_joins_what_the_user_gave_vllm(tmp_path: Path) -> None:
         "text_rows": 7,
         "vision_rows": 60,
         "projectors": 3,
+        "lm_heads": 0,
         "host_tasks": config.max_host_tasks,
     }
     assert list(config.additional_config(None)) == ["passepartout"]
