@@ -221,6 +221,12 @@ class Manifest(_Part):
             raise ValueError(lacking)
         return self
 
+    @property
+    def prompt_length(self) -> int:
+        """Tokens that a request gets in front of its text: of the text prompts, or of the prefix."""
+        part = self.text or self.prefix
+        return 0 if part is None else part.length
+
     def served_fields(self) -> dict[str, JsonValue]:
         """Return what decides an answer, as JSON: the part of the manifest that the digest covers."""
         dump: dict[str, JsonValue] = self.model_dump(
