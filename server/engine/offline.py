@@ -110,7 +110,7 @@ class OfflineTasks:
                 with using_task(handle):
                     queued += enqueue([one], sampling, use_tqdm=False, **options)
         except BaseException:
-            self.llm.llm_engine.abort_request(queued)
+            self.llm.llm_engine.abort_request(queued, internal=True)  # the ids that `enqueue` gives
             raise
         finally:
             self.llm.wake_up(tags=["scheduling"])

@@ -33,6 +33,9 @@ def start_llm_here(model: Path, cache: Path, **options: Any) -> Iterator[Any]:
         environment.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         environment.setenv("VLLM_LOGGING_LEVEL", "WARNING")
         environment.delenv("VLLM_PLUGINS", raising=False)
+        # The CPU worker changes these two for good; they are put back with the rest.
+        environment.setenv("VLLM_DIST_IDENT", "")
+        environment.setattr(torch, "set_num_threads", torch.set_num_threads)
         from vllm import LLM
         from vllm.distributed import cleanup_dist_env_and_memory
 

@@ -47,12 +47,24 @@ class Oracle:
         chosen: list[int] = []
         first: Tensor | None = None
         for _ in range(tokens):
-            logits = self._last_logits(rows, bundle)
+            logits = self._logits(rows, bundle)[-1]
             first = logits.log_softmax(-1) if first is None else first
             chosen.append(int(logits.argmax()))
             rows = torch.cat([rows, self._embed_ids([chosen[-1]])])
         assert first is not None
         return Answer(chosen, first)
+
+    @torch.no_grad()
+    def logprobs(
+        self,
+        text: str,
+        pictures: list[Image.Image],
+        bundle: Bundle | None = None,
+        continuation: Sequence[int] = (),
+    ) -> Tensor:
+        """Of what follows each row, (T, vocabulary): learned rows, the prompt's, `continuation`'s."""
+        rows = torch.cat([self._embed(text, pictures, bundle), self._embed_ids(list(continuation))])
+        return self._logits(rows, bundle).log_softmax(-1)
 
     def pixels(self, picture: Image.Image, bundle: Bundle | None) -> Tensor:
         """What the tower gets, (3, h, w)."""
@@ -105,16 +117,17 @@ class Oracle:
         return torch.cat(parts)
 
     def _embed_ids(self, ids: list[int]) -> Tensor:
-        return self.model.get_input_embeddings()(torch.tensor(ids))
+        return self.model.get_input_embeddings()(torch.tensor(ids, dtype=torch.int64))
 
-    def _last_logits(self, rows: Tensor, bundle: Bundle | None) -> Tensor:
+    def _logits(self, rows: Tensor, bundle: Bundle | None) -> Tensor:
+        """(T, vocabulary)."""
         decoder, cache = self.model.model.language_model, prefix_cache(bundle)
         at = bundle.manifest.text.at if bundle and bundle.manifest.text else None
         with overwriting(decoder.layers, bundle.text_prompts if bundle else None, at):
             hidden = decoder(inputs_embeds=rows[None], past_key_values=cache, use_cache=cache is not None)
-        last = hidden.last_hidden_state[0, -1]
+        states = hidden.last_hidden_state[0]
         own = bundle.lm_head_weight if bundle else None
-        return self.model.lm_head(last) if own is None else last @ own.T
+        return self.model.lm_head(states) if own is None else states @ own.T
 
 
 def prefix_cache(bundle: Bundle | None) -> DynamicCache | None:

@@ -17,6 +17,7 @@ from server.engine.handles import TaskHandle
 from server.engine.offline import OfflineTasks, engine_arguments
 from tests.engine.oracle import Answer, Oracle
 from tests.engine.tiny_llava import VOCABULARY
+from tests.engine.tiny_tasks import make_task
 
 __all__ = [
     "ALL_CASES",
@@ -28,13 +29,14 @@ __all__ = [
     "assert_same",
     "cached_blocks",
     "engine_options",
+    "load_all",
     "make_picture",
     "start_llm",
 ]
 
 BLOCK = 32
 """Tokens of a KV block, the least vLLM's CPU attention takes; every case below is longer than one."""
-CAPACITY = Capacity(tasks=24, text_rows=96, vision_rows=48, prefix_rows=24, lm_heads=4)
+CAPACITY = Capacity(tasks=24, text_rows=96, vision_rows=48, prefix_rows=24, lm_heads=1)
 MAX_LOGPROB_ERROR = 1e-3
 
 _ASK_PICTURE = "USER: <image>\nlook closely, then name the bird in the picture in one word. ASSISTANT:"
@@ -47,15 +49,14 @@ TASKS: dict[str, dict[str, Any]] = {
     "input-alone": {"text": 6, "at": (0,)},
     "some-layers": {"text": 4, "at": (0, 2), "vision": 3, "vision_at": (0, 1)},
     "prefix": {"prefix": 6},
-    "prefix-and-pictures": {"prefix": 2, "vision": 2, "lm_head": True, "frame": True},
+    "prefix-and-pictures": {"prefix": 2, "vision": 2, "projector": True, "frame": True},
     "vision": {"vision": 3},
     "vision-paper": {"vision": 4, "mode": "paper"},
     "both": {"text": 7, "vision": 2},
     "both-paper": {"text": 1, "vision": 1, "mode": "paper"},
     "projector": {"projector": True},
     "frame": {"frame": True},
-    "head": {"text": 2, "lm_head": True},
-    "everything": {"text": 3, "vision": 2, "projector": True, "lm_head": True, "frame": True},
+    "everything": {"text": 3, "vision": 2, "projector": True, "frame": True},
 }
 """Name -> what `tiny_tasks.make_task` is told."""
 
@@ -153,6 +154,14 @@ def assert_same(output: Any, answer: Answer, label: object = "") -> None:
 def cached_blocks(output: Any) -> int:
     """Whole KV blocks of a prompt that come out of the cache a second time (its last token never does)."""
     return (len(output.prompt_token_ids) - 1) // BLOCK
+
+
+def load_all(served: Served, folder: Path) -> None:
+    """Makes every task of `TASKS` resident, without an output layer where the engine takes none."""
+    refuses_heads = "lm_head" in served.tasks.residency.facts.refusals
+    for seed, (name, parts) in enumerate(TASKS.items(), start=1):
+        taken = {part: size for part, size in parts.items() if part != "lm_head" or not refuses_heads}
+        served.load(make_task(folder, name, served.model, seed=seed, **taken))
 
 
 def engine_options(**options: Any) -> dict[str, Any]:

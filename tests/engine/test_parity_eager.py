@@ -8,7 +8,7 @@ import torch
 
 from prompts.bundle import save_bundle
 from prompts.errors import BundleError, CapacityError, PictureRequiredError, UnsupportedError
-from server.engine.handles import using_task
+from server.engine.handles import TaskHandle, using_task
 from server.engine.items import RESERVED_HASH_PREFIX
 from tests.engine.conftest import Serve
 from tests.engine.serving import (
@@ -127,7 +127,27 @@ def test_tasks_that_leave_pictures_alone_share_the_base_models_encoding(served: 
     assert hashes["vision"].startswith(RESERVED_HASH_PREFIX + served.handles["vision"].cache_key)
 
 
-def test_prompt_logprobs_are_the_models_own_beside_tasks_with_an_lm_head(served: Served) -> None:
+@pytest.fixture(scope="module")
+def head(served: Served, tmp_path_factory: pytest.TempPathFactory) -> TaskHandle:
+    """A task with an lm_head of its own, which vLLM's model runner V1 alone takes."""
+    folder = tmp_path_factory.mktemp("head")
+    return served.load(make_task(folder, "head", served.model, seed=50, text=2, vision=1, lm_head=True))
+
+
+def test_an_lm_head_is_its_own_tasks(served: Served, head: TaskHandle) -> None:
+    cases = [Case("head"), Case(None), Case("text"), Case("head", 0), Case("everything"), Case("head", 2)]
+    expected = [served.expect(case) for case in cases]
+    served.forget_cached()
+    for case, answer in zip(cases, expected, strict=True):
+        assert_same(served.ask([case])[0], answer, case)
+    for round_trip in ("first", "cached"):
+        for case, output, answer in zip(cases, served.ask(cases), expected, strict=True):
+            assert_same(output, answer, (round_trip, str(case)))
+
+
+def test_prompt_logprobs_are_the_models_own_beside_a_task_with_an_lm_head(
+    served: Served, head: TaskHandle
+) -> None:
     """vLLM makes them with one more call of the same method; the task itself cannot have them."""
     from vllm import SamplingParams
 
@@ -139,9 +159,9 @@ def test_prompt_logprobs_are_the_models_own_beside_tasks_with_an_lm_head(served:
 
     alone = served.tasks.generate(prompts[:1], [None], greedy)[0]
     with pytest.raises(UnsupportedError, match="expected None, came 3, and task head has an lm_head"):
-        served.tasks.generate(prompts, [None, served.handles["head"]], greedy)
+        served.tasks.generate(prompts, [None, head], greedy)
     plain = SamplingParams(temperature=0, max_tokens=2)
-    mixed, _ = served.tasks.generate(prompts, [None, served.handles["head"]], [greedy, plain])
+    mixed, _ = served.tasks.generate(prompts, [None, head], [greedy, plain])
     assert scores(mixed) == pytest.approx(scores(alone), abs=1e-4)
 
 
