@@ -10,7 +10,16 @@ from prompts.deep import M2PTSizes, count_parameters, image_tokens, xavier_promp
 from prompts.errors import BundleError, InputError, InternalError, PassepartoutError
 from prompts.fingerprint import base_model_ref, fingerprint_model
 from prompts.frame import apply_frame, fit_picture, frame_mask, frame_picture, preview, to_display
-from prompts.manifest import BaseModelRef, FrameSpec, Manifest, Provenance, TextSpec, Usage, VisionSpec
+from prompts.manifest import (
+    BaseModelRef,
+    FrameSpec,
+    Manifest,
+    PrefixSpec,
+    Provenance,
+    TextSpec,
+    Usage,
+    VisionSpec,
+)
 from prompts.picture import decode_picture, to_rgb
 from prompts.store import StoreReader, StoreScan, scan_store
 
@@ -28,6 +37,7 @@ __all__ = [
     "M2PTSizes",
     "Manifest",
     "PassepartoutError",
+    "PrefixSpec",
     "Provenance",
     "StoreReader",
     "StoreScan",

@@ -16,7 +16,7 @@ from prompts.canary import CANARY_FILE, MAX_CANARY_BYTES, Canary, read_canary
 from prompts.contents import DTYPES, Declared, shape_faults, value_faults
 from prompts.faults import fault, shown, validation_faults
 from prompts.jsonfile import parse_json
-from prompts.manifest import FrameSpec, Manifest, TextSpec, VisionSpec, lacking_part
+from prompts.manifest import FrameSpec, Manifest, PrefixSpec, TextSpec, VisionSpec, lacking_part
 from prompts.tensorfile import TensorEntry, TensorFileError, read_bytes, read_header
 
 __all__ = [
@@ -36,9 +36,10 @@ MAX_HEADER_BYTES = 1 << 20
 MAX_TENSORS_BYTES = 8 << 30
 
 _FORMAT = 1
-_PARTS: dict[str, type[FrameSpec | TextSpec | VisionSpec]] = {
+_PARTS: dict[str, type[FrameSpec | TextSpec | PrefixSpec | VisionSpec]] = {
     "frame": FrameSpec,
     "text": TextSpec,
+    "prefix": PrefixSpec,
     "vision": VisionSpec,
 }
 

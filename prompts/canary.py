@@ -160,7 +160,7 @@ def canary_faults(canary: Canary, manifest: Manifest, digest: str) -> list[str]:
             field = f"{CANARY_FILE}: base_model.{name}"
             faults.append(fault(field, expected=f"{expected} (this bundle)", came=came, cure=cure))
     without = _without_picture(canary.inputs)
-    if manifest.text is None and without:
+    if not manifest.prompt_length and without:
         field, expected = f"{CANARY_FILE}: inputs", "a picture in each (the task acts on pictures alone)"
         faults.append(fault(field, expected=expected, came=f"none in input {without[0]}", cure=cure))
     return faults

@@ -1,28 +1,25 @@
-"""`passepartout task`: look at a saved task, or make one of what others saved.
+"""`passepartout task`: look at a saved task, or exchange one with other tools.
 
 passepartout task show BUNDLE [--json]
 passepartout task verify BUNDLE [--json]
 passepartout task preview BUNDLE [--picture FILE] [--out FILE]
 passepartout task verify BUNDLE --model M [--json] [any option of vLLM's engine]       (server/verify.py)
 passepartout task canary BUNDLE --model M [--picture FILE --question TEXT]  (training/canary_command.py)
-passepartout task import tvp SOURCE BUNDLE [--name NAME] [--inner PIXELS]
-passepartout task import m2pt SOURCE BUNDLE --base MODEL [--name NAME] [--mode MODE] [--no-projector]
-                              [--lm-head]
+passepartout task import tvp|m2pt|peft …, passepartout task export peft …: see `prompts.cli_interchange`
 """
 
 import argparse
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from prompts.bundle import Bundle, load_bundle
+from prompts.cli_interchange import add_export, add_import
 from prompts.errors import BundleError, InputError
-from prompts.faults import fault, shown
+from prompts.faults import fault
 from prompts.frame import preview
-from prompts.manifest import NAME_PATTERN
 from prompts.picture import decode_picture
 
 __all__ = ["main"]
@@ -49,11 +46,12 @@ def main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="passepartout task",
-        description="Look at a saved task, or import one.",
+        description="Look at a saved task, import or export one.",
         epilog=_WITH_A_MODEL,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verbs = parser.add_subparsers(title="commands", required=True, metavar="show|verify|preview|import")
+    metavar = "show|verify|preview|import|export"
+    verbs = parser.add_subparsers(title="commands", required=True, metavar=metavar)
     for name, run, meaning in (
         ("show", _show, "print what a bundle holds"),
         ("verify", _verify, "check a bundle: ok and its digest, or every fault"),
@@ -67,34 +65,9 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("--out", type=Path, metavar="FILE", help="default: TASK-frame.png here")
         else:
             verb.add_argument("--json", action="store_true", help="print JSON")
-    meaning = "make a bundle of a prompt as its paper's own code saves it"
-    _add_import(verbs.add_parser("import", help=meaning, description=meaning))
+    add_import(verbs, _say)
+    add_export(verbs)
     return parser
-
-
-def _add_import(parser: argparse.ArgumentParser) -> None:
-    kinds = parser.add_subparsers(title="kinds", required=True, metavar="tvp|m2pt")
-    tvp = kinds.add_parser("tvp", help="a .pth with the tensor `perturbation`")
-    m2pt = kinds.add_parser("m2pt", help="M²PT's state dict: a file, or a folder of its shards")
-    for kind, run in ((tvp, _import_tvp), (m2pt, _import_m2pt)):
-        kind.add_argument("source", type=Path, metavar="SOURCE", help="what to read; no code of it is run")
-        kind.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder, to be made")
-        kind.add_argument("--name", help="the task's name (default: the bundle folder's)")
-        kind.set_defaults(run=run)
-    tvp.add_argument(
-        "--inner", type=int, default=164, metavar="PIXELS", help="side of the picture inside (%(default)s)"
-    )
-    m2pt.add_argument(
-        "--base", type=Path, required=True, metavar="MODEL", help="folder of the model it was trained in"
-    )
-    m2pt.add_argument(
-        "--mode",
-        choices=("released", "paper"),
-        default="released",
-        help="what the language model gets of the vision prompts (default: %(default)s)",
-    )
-    m2pt.add_argument("--no-projector", action="store_true", help="leave its projector out")
-    m2pt.add_argument("--lm-head", action="store_true", help="take its output layer too")
 
 
 def _show(given: argparse.Namespace) -> int:
@@ -132,35 +105,6 @@ def _preview(given: argparse.Namespace) -> int:
     return 0
 
 
-def _import_tvp(given: argparse.Namespace) -> int:
-    from prompts.interchange import import_tvp
-
-    return _say(import_tvp(given.source, given.bundle, name=_name(given), inner=given.inner))
-
-
-def _import_m2pt(given: argparse.Namespace) -> int:
-    from prompts.interchange import import_m2pt
-
-    bundle = import_m2pt(
-        given.source,
-        given.bundle,
-        name=_name(given),
-        base=given.base,
-        mode=given.mode,
-        projector=not given.no_projector,
-        lm_head=given.lm_head,
-    )
-    return _say(bundle)
-
-
-def _name(given: argparse.Namespace) -> str:
-    name: str = given.name or given.bundle.resolve().name.lower()
-    if re.fullmatch(NAME_PATTERN, name):
-        return name
-    cure = "give one with --name"
-    raise InputError(fault("--name", expected=f"a name like {NAME_PATTERN}", came=shown(name), cure=cure))
-
-
 def _say(bundle: Bundle) -> int:
     print(_as_text(bundle))
     return 0
@@ -189,7 +133,7 @@ def _as_text(bundle: Bundle) -> str:
     lines += _row("base model", "any" if base is None else f"{base.id or '?'} ({base.architecture})")
     lines += [] if base is None else _row("", base.fingerprint)
     lines += _section("frame", manifest.frame) + _section("text", manifest.text)
-    lines += _section("vision", manifest.vision)
+    lines += _section("prefix", manifest.prefix) + _section("vision", manifest.vision)
     lines += _row("trained", f"{sum(values.values()):,} values: {_pairs(values)}")
     lines += _row("size", f"{bundle.size_bytes:,} bytes")
     for name, tensor in sorted(bundle.tensors.items()):

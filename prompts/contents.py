@@ -2,6 +2,7 @@
 
 frame.delta      (3, H, W) float32, zero under the picture (TVP)
 text.prompts     (L, P, d)          (M²PT, textual)
+prefix.keys, prefix.values  (L, P, w)  (prefix tuning; w: width of all heads' keys)
 vision.prompts   (L_v, P_v, d_v)    (M²PT, visual)
 projector.NAME   the model's own multi_modal_projector, each parameter under its name there
 lm_head.weight   (vocabulary, d)
@@ -16,12 +17,14 @@ from torch import Tensor
 
 from prompts.faults import fault, shown
 from prompts.frame import frame_mask
-from prompts.manifest import FrameSpec, Manifest, TextSpec, VisionSpec
+from prompts.manifest import FrameSpec, Manifest, PrefixSpec, TextSpec, VisionSpec
 
 __all__ = [
     "DTYPES",
     "FRAME",
     "LM_HEAD",
+    "PREFIX_KEYS",
+    "PREFIX_VALUES",
     "PROJECTOR",
     "TEXT",
     "VISION",
@@ -32,6 +35,7 @@ __all__ = [
 
 FRAME = "frame.delta"
 TEXT = "text.prompts"
+PREFIX_KEYS, PREFIX_VALUES = "prefix.keys", "prefix.values"
 VISION = "vision.prompts"
 LM_HEAD = "lm_head.weight"
 PROJECTOR = "projector."
@@ -39,7 +43,14 @@ PROJECTOR = "projector."
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Dtypes a bundle may hold, by their safetensors names."""
 
-_SECTIONS = {FRAME: "frame", TEXT: "text", VISION: "vision", LM_HEAD: "lm_head"}
+_SECTIONS = {
+    FRAME: "frame",
+    TEXT: "text",
+    PREFIX_KEYS: "prefix",
+    PREFIX_VALUES: "prefix",
+    VISION: "vision",
+    LM_HEAD: "lm_head",
+}
 _PROJECTOR_NAME = re.compile(r"projector(\.[A-Za-z0-9_]+)+")
 _MAX_DIMENSIONS = 8
 
@@ -52,6 +63,7 @@ class Declared:
 
     frame: FrameSpec | None = None
     text: TextSpec | None = None
+    prefix: PrefixSpec | None = None
     vision: VisionSpec | None = None
     projector: bool = False
     lm_head: bool = False
@@ -60,7 +72,8 @@ class Declared:
     @classmethod
     def of(cls, manifest: Manifest) -> "Declared":
         """Return what a valid manifest declares."""
-        return cls(manifest.frame, manifest.text, manifest.vision, manifest.projector, manifest.lm_head)
+        names = ("frame", "text", "prefix", "vision", "projector", "lm_head")
+        return cls(**{name: getattr(manifest, name) for name in names})
 
     def has(self, section: str) -> bool:
         """Return whether the manifest declares a section (`frame`, `text`, `projector` …)."""
@@ -154,6 +167,10 @@ def _one_tensor(declared: Declared, name: str, dtype: str, shape: Shape) -> Iter
 def _wanted_shape(declared: Declared, name: str) -> tuple[Shape, str] | None:
     if name == FRAME and declared.frame is not None:
         return (3, *declared.frame.canvas), "frame.canvas"
+    prefix = declared.prefix
+    if name in (PREFIX_KEYS, PREFIX_VALUES) and prefix is not None:
+        shape = (prefix.layers, prefix.length, prefix.width)
+        return shape, "prefix.layers, prefix.length, prefix.kv_heads x prefix.head_dim"
     spec = {TEXT: declared.text, VISION: declared.vision}.get(name)
     if spec is None:
         return None

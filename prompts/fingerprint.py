@@ -7,14 +7,17 @@ other weights, another one.
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from prompts.errors import BaseModelError
 from prompts.faults import fault
 from prompts.manifest import BaseModelRef
-from prompts.tensorfile import TensorFileError, read_bytes, read_header
+from prompts.tensorfile import TensorEntry, TensorFileError, read_bytes, read_header
 
-__all__ = ["base_model_ref", "fingerprint_model"]
+__all__ = ["base_model_ref", "fingerprint_model", "read_shapes"]
 
 _SAMPLE_BYTES = 64
 _MAX_HEADER_BYTES = 100_000_000
@@ -62,6 +65,19 @@ def base_model_ref(folder: Path, *, id: str | None = None) -> BaseModelRef:
     )
 
 
+def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return tensor name -> shape of a checkpoint, from its headers alone.
+
+    Raises:
+        BaseModelError: see `fingerprint_model`.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in _weight_files(Path(folder)):
+        with _opened(path) as (_, entries):
+            shapes |= {name: entry.shape for name, entry in entries.items()}
+    return shapes
+
+
 def _weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
@@ -81,21 +97,27 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _describe(path: Path) -> dict[str, bytes]:
     """Return name -> canonical description of each tensor in one file."""
+    with _opened(path) as (file, entries):
+        return {
+            name: json.dumps(
+                [
+                    name,
+                    entry.dtype,
+                    list(entry.shape),
+                    read_bytes(file, entry, limit=_SAMPLE_BYTES).hex(),
+                ]
+            ).encode()
+            + b"\n"
+            for name, entry in entries.items()
+        }
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, dict[str, TensorEntry]]]:
+    """The open file and its header; what goes wrong with it inside is translated too."""
     try:
         with open(path, "rb") as file:
-            entries = read_header(file, max_header_bytes=_MAX_HEADER_BYTES)
-            return {
-                name: json.dumps(
-                    [
-                        name,
-                        entry.dtype,
-                        list(entry.shape),
-                        read_bytes(file, entry, limit=_SAMPLE_BYTES).hex(),
-                    ]
-                ).encode()
-                + b"\n"
-                for name, entry in entries.items()
-            }
+            yield file, read_header(file, max_header_bytes=_MAX_HEADER_BYTES)
     except (OSError, TensorFileError) as error:
         came = (error.strerror or "unreadable") if isinstance(error, OSError) else str(error)
         raise _refused(path.name, "a safetensors file", came, "download the checkpoint again") from error

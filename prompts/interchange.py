@@ -3,28 +3,24 @@
 TVP: a `.pth` with one tensor `perturbation` (3, H, W), zero but for the frame.
 M²PT: the state dict of a tuned LLaVA, in one file or in the shards of a folder: `model.prompts.{l}`
 (1, P_t, d), `….vision_model.encoder.prompts.{l}` (1, P_v, d_v), `model.mm_projector.*`, `lm_head.weight`.
-
-Files are read by safetensors, or by `torch.load` with `weights_only=True`: no code of a file is ever run.
 """
 
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from prompts.bundle import Bundle, save_bundle
-from prompts.contents import DTYPES, FRAME, LM_HEAD, PROJECTOR, TEXT, VISION
+from prompts.contents import FRAME, LM_HEAD, PROJECTOR, TEXT, VISION
 from prompts.errors import InputError
-from prompts.faults import fault, shown, validation_faults
+from prompts.faults import shown, validation_faults
 from prompts.fingerprint import base_model_ref
 from prompts.manifest import FrameSpec, Manifest, Provenance, TextSpec, VisionSpec
+from prompts.weights import read_weights, refused, storable
 
 __all__ = ["import_m2pt", "import_tvp"]
 
@@ -36,8 +32,6 @@ _TEXT_NAME = re.compile(r"(?:.*\.)?model\.prompts\.(\d+)")
 _VISION_NAME = re.compile(r"(?:.*\.)?vision_model\.encoder\.prompts\.(\d+)")
 _PROJECTOR_NAME = re.compile(r"(?:.*\.)?mm_projector\.(.+)")
 _LM_HEAD_NAME = re.compile(r"(?:.*\.)?lm_head\.weight")
-_BROKEN = (RuntimeError, EOFError, ValueError, AssertionError, LookupError, TypeError, AttributeError)
-"""What torch's reader raises on broken bytes."""
 _LAYERS_OF_PROJECTOR = {"0": "linear_1", "2": "linear_2"}
 """LLaVA's own names (an activation is number 1) -> those of transformers' LLaVA."""
 
@@ -52,12 +46,12 @@ def import_tvp(source: Path, out: Path, *, name: str, inner: int = 164) -> Bundl
         InputError: no such file, or none with a perturbation.
         BundleError: the perturbation is no frame of that geometry.
     """
-    read = _read(source)
+    read = read_weights(source)
     delta = read if isinstance(read, Tensor) else read.get(_PERTURBATION)
     shape = None if delta is None else tuple(delta.shape[delta.ndim == 4 :])
     if delta is None or shape is None or len(shape) != 3 or delta.numel() != torch.Size(shape).numel():
         came = "none" if delta is None else f"shape {tuple(delta.shape)}"
-        raise _refused(source, f"a tensor {_PERTURBATION!r} of (3, H, W)", came, "give TVP's saved prompt")
+        raise refused(source, f"a tensor {_PERTURBATION!r} of (3, H, W)", came, "give TVP's saved prompt")
     try:
         frame = FrameSpec(canvas=(shape[1], shape[2]), inner=inner)
     except ValidationError as error:
@@ -99,10 +93,10 @@ def import_m2pt(
         LM_HEAD: _first(state, _LM_HEAD_NAME) if lm_head else None,
         **(_projector(source, state) if projector else {}),
     }
-    held = {name: _storable(tensor) for name, tensor in tensors.items() if tensor is not None}
+    held = {name: storable(tensor) for name, tensor in tensors.items() if tensor is not None}
     if not held:
         expected = "model.prompts.*, vision_model.encoder.prompts.* or mm_projector.*"
-        raise _refused(source, expected, "nothing of the kind", "give M²PT's saved weights")
+        raise refused(source, expected, "nothing of the kind", "give M²PT's saved weights")
     manifest = Manifest(
         name=name,
         version="1",
@@ -147,11 +141,11 @@ def _stacked(source: Path, what: str, by_layer: Mapping[int, Tensor]) -> Tensor 
     missing = sorted(set(range(max(by_layer) + 1)) - by_layer.keys())
     if missing:
         cure = "give all shards of the checkpoint, in one folder"
-        raise _refused(source, f"{what} of every layer", f"none of {shown(missing)}", cure)
+        raise refused(source, f"{what} of every layer", f"none of {shown(missing)}", cure)
     shapes = sorted({tuple(tensor.shape) for tensor in by_layer.values()})
     if len(shapes) > 1 or len(shapes[0]) != 3 or shapes[0][0] != 1:
         cure = "give weights that M²PT's own code saved"
-        raise _refused(source, f"{what}: (1, P, d) in every layer", shown(shapes), cure)
+        raise refused(source, f"{what}: (1, P, d) in every layer", shown(shapes), cure)
     return torch.cat([by_layer[layer] for layer in sorted(by_layer)])
 
 
@@ -166,13 +160,9 @@ def _projector(source: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         layer, _, parameter = inner.partition(".")
         if layer not in _LAYERS_OF_PROJECTOR or parameter not in ("weight", "bias"):
             expected = "mm_projector of two layers (0 and 2), as transformers' LLaVA has"
-            raise _refused(source, expected, f"mm_projector.{inner}", "leave it out with --no-projector")
+            raise refused(source, expected, f"mm_projector.{inner}", "leave it out with --no-projector")
         renamed[f"{PROJECTOR}{_LAYERS_OF_PROJECTOR[layer]}.{parameter}"] = tensor
     return renamed
-
-
-def _storable(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype in DTYPES.values() else tensor.float()
 
 
 def _read_all(source: Path) -> dict[str, Tensor]:
@@ -186,9 +176,9 @@ def _read_all(source: Path) -> dict[str, Tensor]:
         )
     state: dict[str, Tensor] = {}
     for file in files:
-        read = _read(file)
+        read = read_weights(file)
         if isinstance(read, Tensor):
-            raise _refused(file, "tensors by name", "one without a name", "give M²PT's saved weights")
+            raise refused(file, "tensors by name", "one without a name", "give M²PT's saved weights")
         state |= {name: tensor for name, tensor in read.items() if _is_ours(name)}
     return state
 
@@ -197,29 +187,3 @@ def _is_ours(name: str) -> bool:
     """The rest of a large model's weights is let go of, file by file."""
     patterns = (_TEXT_NAME, _VISION_NAME, _PROJECTOR_NAME, _LM_HEAD_NAME)
     return any(pattern.fullmatch(name) for pattern in patterns)
-
-
-def _read(file: Path) -> Tensor | dict[str, Tensor]:
-    """What a file holds: a tensor, or those of its mapping's values that are tensors."""
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        held: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        came = error.strerror or type(error).__name__
-        raise _refused(file, "a file of weights", came, "correct the path") from error
-    except pickle.UnpicklingError as error:
-        cure = "no code of a file is run here: save its state dict alone"
-        raise _refused(file, "tensors alone", "a pickle of other objects, or of none", cure) from error
-    except (SafetensorError, *_BROKEN) as error:
-        came = f"something else ({str(error).partition(chr(10))[0][:120]})"
-        raise _refused(file, "a file of weights", came, "download it again") from error
-    if isinstance(held, Tensor):
-        return held
-    if not isinstance(held, dict):
-        raise _refused(file, "tensors by name", type(held).__name__, "save its state dict alone")
-    return {str(name): value for name, value in held.items() if isinstance(value, Tensor)}
-
-
-def _refused(source: Path, expected: str, came: str, cure: str) -> InputError:
-    return InputError(fault(source.name, expected=expected, came=came, cure=cure))

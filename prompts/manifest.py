@@ -12,10 +12,8 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
-    SerializerFunctionWrapHandler,
     StringConstraints,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
@@ -28,6 +26,7 @@ __all__ = [
     "FrameSpec",
     "Manifest",
     "Part",
+    "PrefixSpec",
     "Provenance",
     "TextSpec",
     "Usage",
@@ -48,6 +47,11 @@ Layers = Annotated[int, Field(ge=1, le=1024)]
 Length = Annotated[int, Field(ge=1, le=4096)]
 Hidden = Annotated[int, Field(ge=1, le=65536)]
 LayerIndex = Annotated[int, Field(ge=0, le=1023)]
+
+
+def _is_none(value: object) -> bool:
+    """Fields younger than format 1 are written only where they say something: digests stay as they were."""
+    return value is None
 
 
 class Part(BaseModel):
@@ -97,18 +101,14 @@ class _DeepSpec(Part):
     layers: Layers
     length: Length
     hidden: Hidden
-    at: Annotated[tuple[LayerIndex, ...], Field(min_length=1, strict=False)] | None = None
+    at: Annotated[tuple[LayerIndex, ...], Field(min_length=1, strict=False)] | None = Field(
+        default=None, exclude_if=_is_none
+    )
 
     @property
     def layer_indices(self) -> tuple[int, ...]:
         """The layers that have prompts of their own."""
         return tuple(range(self.layers)) if self.at is None else self.at
-
-    @model_serializer(mode="wrap")
-    def _without_all(self, serialize: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
-        """`at` is younger than format 1: bundles without it keep their digests."""
-        dump: dict[str, JsonValue] = serialize(self)
-        return {name: value for name, value in dump.items() if name != "at" or value is not None}
 
     @model_validator(mode="after")
     def _begins_at_the_input(self) -> Self:
@@ -133,6 +133,23 @@ class VisionSpec(_DeepSpec):
     """
 
     mode: Literal["released", "paper"]
+
+
+class PrefixSpec(Part):
+    """Keys and values in front of the text at every layer, as the attention sees them (after rotary).
+
+    `prefix.keys` and `prefix.values` are (layers, length, kv_heads · head_dim), those of the whole model.
+    """
+
+    layers: Layers
+    length: Length
+    kv_heads: Annotated[int, Field(ge=1, le=1024)]
+    head_dim: Annotated[int, Field(ge=1, le=4096)]
+
+    @property
+    def width(self) -> int:
+        """Width of one token's keys at one layer."""
+        return self.kv_heads * self.head_dim
 
 
 class Usage(Part):
@@ -187,6 +204,7 @@ class Manifest(Part):
     base_model: BaseModelRef | None = None
     frame: FrameSpec | None = None
     text: TextSpec | None = None
+    prefix: PrefixSpec | None = Field(default=None, exclude_if=_is_none)
     vision: VisionSpec | None = None
     projector: bool = False
     lm_head: bool = False
@@ -196,16 +214,25 @@ class Manifest(Part):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
+        if self.text is not None and self.prefix is not None:
+            cure = "save two bundles: each takes the first positions of the text"
+            raise ValueError(fault("prefix", expected="null beside text", came="both", cure=cure))
         lacking = lacking_part(dict(self))
         if lacking is not None:
             raise ValueError(lacking)
         return self
 
+    @property
+    def prompt_length(self) -> int:
+        """Tokens that a request gets in front of its text: of the text prompts, or of the prefix."""
+        part = self.text or self.prefix
+        return 0 if part is None else part.length
+
     def served_fields(self) -> dict[str, JsonValue]:
         """Return what decides an answer, as JSON: the part of the manifest that the digest covers."""
         dump: dict[str, JsonValue] = self.model_dump(
             mode="json",
-            include={"format", "frame", "text", "vision", "projector", "lm_head", "usage"},
+            include={"format", "frame", "text", "prefix", "vision", "projector", "lm_head", "usage"},
         )
         base = self.base_model
         dump["base_model"] = None if base is None else [base.architecture, base.fingerprint]
@@ -217,7 +244,7 @@ def lacking_part(parts: Mapping[str, object]) -> str | None:
 
     `parts`: the keys of a manifest, as values of any kind (a file's raw JSON too).
     """
-    inside = [part for part in ("text", "vision", "projector", "lm_head") if parts.get(part)]
+    inside = [part for part in ("text", "prefix", "vision", "projector", "lm_head") if parts.get(part)]
     if inside and not parts.get("base_model"):
         return fault(
             "base_model",
@@ -227,7 +254,7 @@ def lacking_part(parts: Mapping[str, object]) -> str | None:
         )
     if not inside and parts.get("frame") is None:
         return fault(
-            "frame, text, vision, projector, lm_head",
+            "frame, text, prefix, vision, projector, lm_head",
             expected="at least one",
             came="none",
             cure="a bundle carries something learned",

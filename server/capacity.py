@@ -17,6 +17,7 @@ def plan_capacity(
     host_tasks: int,
     text_rows: int = 0,
     vision_rows: int = 0,
+    prefix_rows: int = 0,
     projectors: int = 0,
     lm_heads: int = 0,
 ) -> Capacity:
@@ -24,7 +25,8 @@ def plan_capacity(
 
     Where the store holds fewer, the places left are reckoned at the usual lengths. A projector takes as much
     as all prompts of a task: places for them there are none if no bundle has one, unless the store is empty.
-    An lm_head takes as much as a hundred tasks: there are places for those the store holds.
+    An lm_head takes as much as a hundred tasks, and prefixes a look at every token of every layer: there are
+    places for those the store holds.
     Numbers other than 0 are taken as they are.
     """
     spare = max(tasks - len(needs), 0)
@@ -35,6 +37,7 @@ def plan_capacity(
         text_rows=text_rows or _largest([one.text_rows for one in needs], tasks) + spare * _USUAL_TEXT_ROWS,
         vision_rows=vision_rows
         or _largest([one.vision_rows for one in needs], tasks) + spare * _USUAL_VISION_ROWS,
+        prefix_rows=prefix_rows or _largest([one.prefix_rows for one in needs], tasks),
         projectors=projectors or (tasks if has_projectors else 0),
         lm_heads=lm_heads or min(sum(one.lm_heads for one in needs), tasks),
     )

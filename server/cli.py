@@ -25,6 +25,7 @@ _HELP: dict[str, tuple[str, str]] = {
     "pin_tasks": ("A,B", "names of tasks that never leave the device"),
     "text_rows": ("N", "prompt tokens of all tasks on the device; 0: what the bundles of the store need"),
     "vision_rows": ("N", "the same for the vision encoder's prompt tokens"),
+    "prefix_rows": ("N", "the same for tokens of prefix tuning, which has them as keys and values"),
     "projectors": ("N", "tasks on the device with a projector of their own; 0: what the store needs"),
     "lm_heads": ("N", "the same for output layers"),
     "max_picture_pixels": ("N", "larger pictures are refused before they are decoded"),

@@ -37,8 +37,9 @@ _OTHER_GROUPS = (
 class ServeConfig:
     """`tasks`: the store. `max_device_tasks`, `max_host_tasks`: tasks at a time in these tiers.
 
-    `pin_tasks`: names, with commas between, that never leave the device. `text_rows`, `vision_rows`: prompt
-    tokens on the device, `projectors`, `lm_heads`: tasks there with one of their own; 0: as the store needs.
+    `pin_tasks`: names, with commas between, that never leave the device. `text_rows`, `vision_rows`,
+    `prefix_rows`: prompt tokens on the device, `projectors`, `lm_heads`: tasks there with one of their
+    own; 0: as the store needs.
     `max_picture_pixels`: larger pictures are refused before they are decoded.
     `store_seconds`: between two looks at the store, which is followed while the server runs; 0: never again.
     `canary`: what becomes of a bundle whose canary the engine does not find again: `refuse`, `warn`, or `off`
@@ -51,6 +52,7 @@ class ServeConfig:
     pin_tasks: str = ""
     text_rows: int = field(default=0, metadata=_MAY_BE_0)
     vision_rows: int = field(default=0, metadata=_MAY_BE_0)
+    prefix_rows: int = field(default=0, metadata=_MAY_BE_0)
     projectors: int = field(default=0, metadata=_MAY_BE_0)
     lm_heads: int = field(default=0, metadata=_MAY_BE_0)
     max_picture_pixels: int = MAX_PIXELS
@@ -116,6 +118,7 @@ class ServeConfig:
             host_tasks=self.max_host_tasks,
             text_rows=self.text_rows,
             vision_rows=self.vision_rows,
+            prefix_rows=self.prefix_rows,
             projectors=self.projectors,
             lm_heads=self.lm_heads,
         )

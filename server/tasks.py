@@ -90,7 +90,7 @@ class ServedTask:
     @property
     def needs_picture(self) -> bool:
         """Whether a request without a picture would be answered by the base model alone."""
-        return self.bundle.manifest.text is None
+        return self.bundle.manifest.prompt_length == 0
 
     @asynccontextmanager
     async def hold(self, *, is_held: bool = False) -> AsyncIterator[TaskHandle]:

@@ -59,8 +59,17 @@ class DeepPrompts:
         """The deep tensors of a bundle (its frame works on pixels and is not among them).
 
         Raises:
-            UnsupportedError: the bundle has an output layer of its own.
+            UnsupportedError: the bundle has an output layer of its own, a prefix, or prompts at some layers
+                alone.
         """
+        for part, spec in (("text", bundle.manifest.text), ("vision", bundle.manifest.vision)):
+            if spec is not None and len(spec.layer_indices) < spec.layers:
+                cure = "prompts at some layers are served, but not measured yet"
+                came = str(list(spec.layer_indices))
+                raise UnsupportedError(fault(f"{part}.at", expected="all layers", came=came, cure=cure))
+        if bundle.manifest.prefix is not None:
+            cure = "a prefix of keys and values is served, but not measured yet"
+            raise UnsupportedError(fault("prefix", expected="null", came="a prefix", cure=cure))
         if bundle.manifest.lm_head:
             cure = "an lm_head per task is not measured or served yet"
             raise UnsupportedError(fault("lm_head", expected="false", came="true", cure=cure))

@@ -141,4 +141,4 @@ def _own_examples(bundle: Bundle, count: int) -> list[Example]:
         came = "none" if isinstance(error, ValidationError) else "; ".join(error.faults)
         problem = fault("inputs", expected=expected, came=came, cure=cure)
         raise ConfigError(PROG, [problem]) from error
-    return canary_examples(source, count, with_picture=bundle.manifest.text is None)
+    return canary_examples(source, count, with_picture=not bundle.manifest.prompt_length)

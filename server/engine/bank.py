@@ -17,6 +17,7 @@ from vllm.utils.torch_utils import async_tensor_h2d
 from prompts.errors import CapacityError, EngineError
 from server.engine.facts import EngineFacts
 from server.engine.host import HostCopy
+from server.engine.prefixes import KvLayout, PrefixBank
 from server.engine.vectors import VectorBank
 
 __all__ = ["PromptBank", "Resident"]
@@ -28,14 +29,16 @@ _NO_ROWS = torch.empty(0, dtype=torch.int64)
 class Resident:
     """A task on the device. `loads` counts the front ends' loads of the same digest.
 
-    `text_rows` (P,), `vision_rows` (P_v,): int64 on the CPU, rows of the two `VectorBank`s; `place`,
-    `head_place`: of its projector and its lm_head, None where it has none.
+    `text_rows` (P,), `vision_rows` (P_v,): int64 on the CPU, rows of the two `VectorBank`s; `prefix_rows`
+    (P,): of the `PrefixBank`, for a task with a prefix, which has no text rows; `place`, `head_place`: of its
+    projector and its lm_head, None where it has none.
     """
 
     slot: int
     digest: str
     text_rows: Tensor = _NO_ROWS
     vision_rows: Tensor = _NO_ROWS
+    prefix_rows: Tensor = _NO_ROWS
     vision_mode: Literal["released", "paper"] | None = None
     place: int | None = None
     head_place: int | None = None
@@ -46,6 +49,15 @@ class Resident:
         """First eight bytes of the digest, as tickets carry them."""
         return int.from_bytes(bytes.fromhex(self.digest[:16]), "big", signed=True)
 
+    def step_rows(self) -> tuple[Tensor, Tensor]:
+        """Rows of its prompt tokens in `text` and in `prefix`, (P,) each; -1 is none.
+
+        A prefix token has the dummy's row in `text`: its states are zeros, whatever the layers make of them.
+        """
+        if len(self.prefix_rows):
+            return torch.zeros_like(self.prefix_rows), self.prefix_rows
+        return self.text_rows, torch.full_like(self.text_rows, -1)
+
 
 class PromptBank(nn.Module):
     """Vectors and projectors of all tasks on the device, and the index of the step being run.
@@ -53,11 +65,18 @@ class PromptBank(nn.Module):
     A digest has one slot for as long as the worker runs, on the device or not, and no other digest ever gets
     it: so what vLLM's caches hold under digest and slot is right also when the task has left and come back.
 
-    `rows`: (T,) int64, the row of `text` of each token of the step, -1 for ordinary tokens.
+    `rows`: (T,) int64, the row of `text` of each token of the step, -1 for ordinary tokens. `prefix`: None
+    where there is no room for prefixes, or no `kv` to put them into.
     """
 
     def __init__(
-        self, facts: EngineFacts, *, max_step_tokens: int, dtype: torch.dtype, device: torch.device
+        self,
+        facts: EngineFacts,
+        *,
+        max_step_tokens: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        kv: KvLayout | None = None,
     ) -> None:
         super().__init__()
         room = facts.room
@@ -82,6 +101,11 @@ class PromptBank(nn.Module):
             dtype=dtype,
             device=device,
         )
+        self.prefix: PrefixBank | None = None
+        if kv is not None and room.prefix_rows:
+            self.prefix = PrefixBank(
+                kv, rows=room.prefix_rows, max_step_tokens=max_step_tokens, dtype=dtype, device=device
+            )
         self._projectors = {
             name: torch.zeros((room.projectors, *shape), dtype=dtype, device=device)
             for name, shape in facts.projector.items()
@@ -178,6 +202,10 @@ class PromptBank(nn.Module):
     def _place(self, copy: HostCopy, resident: Resident) -> None:
         if copy.text is not None:
             resident.text_rows = self.text.add(copy.text.prompts, copy.text.layers)
+        if copy.prefix is not None:
+            if self.prefix is None:
+                raise CapacityError("prefix_rows: there is no room for prefixes; raise prefix_rows")
+            resident.prefix_rows = self.prefix.add(*copy.prefix)
         if copy.vision is not None:
             resident.vision_rows = self.vision.add(copy.vision.prompts, copy.vision.layers)
         if copy.projector:
@@ -186,7 +214,6 @@ class PromptBank(nn.Module):
             resident.place = self._free_places.pop()
             for name, tensor in copy.projector.items():
                 self._projectors[name][resident.place].copy_(tensor, non_blocking=True)
-
         if copy.lm_head is not None:
             if not self._free_head_places:
                 raise CapacityError("lm_heads: all places are taken; raise lm_heads")
@@ -196,6 +223,8 @@ class PromptBank(nn.Module):
     def _free(self, resident: Resident) -> None:
         self.text.remove(resident.text_rows)
         self.vision.remove(resident.vision_rows)
+        if self.prefix is not None:
+            self.prefix.vectors.remove(resident.prefix_rows)
         if resident.place is not None:
             self._free_places.append(resident.place)
         if resident.head_place is not None:
@@ -206,6 +235,8 @@ class PromptBank(nn.Module):
     def clear_step(self) -> None:
         """Marks every token of the step, padding included, as an ordinary one."""
         self.rows.fill_(-1)
+        if self.prefix is not None:
+            self.prefix.rows.fill_(-1)
 
     def set_step(self, positions: Tensor, handles: Tensor) -> None:
         """Marks `positions` (n,) of the step as the prompt tokens `handles` (n, 2) name; both on the CPU.
@@ -215,17 +246,27 @@ class PromptBank(nn.Module):
         Raises:
             EngineError: a task that is not resident any more, or a place behind its prompt's end.
         """
-        step = torch.full((int(positions.max()) + 1,), -1, dtype=torch.int64, device="cpu")
-        step[positions] = self._find_rows(handles)
-        self.rows[: step.shape[0]].copy_(async_tensor_h2d(step, device=self.rows.device), non_blocking=True)
+        text_rows, prefix_rows = self._find_rows(handles)
+        _mark(self.rows, positions, text_rows)
+        if self.prefix is not None:
+            _mark(self.prefix.rows, positions, prefix_rows)
 
-    def _find_rows(self, handles: Tensor) -> Tensor:
+    def _find_rows(self, handles: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows (n,) in `text` and in `prefix` of the tokens that `handles` (n, 2) name."""
         slots, places = handles.unbind(dim=1)
-        rows = torch.empty_like(places)
+        text_rows, prefix_rows = torch.empty_like(places), torch.empty_like(places)
         for slot in slots.unique().tolist():
             is_its = slots == slot
             resident = self._residents.get(slot) if slot else self._dummy
-            if resident is None or int(places[is_its].max()) >= len(resident.text_rows):
+            own = resident.step_rows() if resident is not None else (_NO_ROWS, _NO_ROWS)
+            if int(places[is_its].max()) >= len(own[0]):
                 raise EngineError(f"slot {slot}: a request's task is not resident any more")
-            rows[is_its] = resident.text_rows[places[is_its]]
-        return rows
+            text_rows[is_its], prefix_rows[is_its] = (rows[places[is_its]] for rows in own)
+        return text_rows, prefix_rows
+
+
+def _mark(buffer: Tensor, positions: Tensor, rows: Tensor) -> None:
+    """Puts `rows` (n,) at `positions` (n,) of the step's buffer (T,), -1 between them."""
+    step = torch.full((int(positions.max()) + 1,), -1, dtype=torch.int64, device="cpu")
+    step[positions] = rows
+    buffer[: step.shape[0]].copy_(async_tensor_h2d(step, device=buffer.device), non_blocking=True)

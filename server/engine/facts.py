@@ -11,7 +11,7 @@ from typing import Any, Self
 from prompts import contents
 from prompts.bundle import Bundle
 from prompts.faults import fault
-from prompts.manifest import Manifest
+from prompts.manifest import Manifest, PrefixSpec
 
 __all__ = ["ADDITIONAL_CONFIG_KEY", "Capacity", "EngineFacts", "Room", "find_misfits"]
 
@@ -25,6 +25,7 @@ _ROOM_CURES = {
     "text_vectors": _MORE_TEXT,
     "vision_rows": _MORE_VISION,
     "vision_vectors": _MORE_VISION,
+    "prefix_rows": "start again with --prefix-rows that many or more",
     "projectors": "start again with --projectors 1 or more",
     "lm_heads": "start again with --lm-heads 1 or more",
 }
@@ -35,7 +36,8 @@ class Room:
     """Places on the device: those a bank has, or those a bundle needs.
 
     `tasks`: tasks at a time; `text_rows`, `vision_rows`: prompt tokens; `text_vectors`, `vision_vectors`:
-    their vectors over all layers; `projectors`, `lm_heads`: tasks with one of their own.
+    their vectors over all layers; `prefix_rows`: tokens of prefixes; `projectors`, `lm_heads`: tasks with
+    one of their own.
     """
 
     tasks: int = 0
@@ -43,19 +45,21 @@ class Room:
     text_vectors: int = 0
     vision_rows: int = 0
     vision_vectors: int = 0
+    prefix_rows: int = 0
     projectors: int = 0
     lm_heads: int = 0
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self:
         """What a task needs."""
-        text, vision = manifest.text, manifest.vision
+        text, vision, prefix = manifest.text, manifest.vision, manifest.prefix
         return cls(
             tasks=1,
             text_rows=text.length if text else 0,
             text_vectors=text.length * len(text.layer_indices) if text else 0,
             vision_rows=vision.length if vision else 0,
             vision_vectors=vision.length * len(vision.layer_indices) if vision else 0,
+            prefix_rows=prefix.length if prefix else 0,
             projectors=int(manifest.projector),
             lm_heads=int(manifest.lm_head),
         )
@@ -82,13 +86,15 @@ class Room:
 class Capacity:
     """Room for tasks, from `additional_config["passepartout"]`; what is on the device is allocated at once.
 
-    `tasks`, `text_rows`, `vision_rows`, `projectors`, `lm_heads`: on the device (`Room`); `host_tasks`: tasks
-    kept in host memory, ready for the device.
+    `tasks`, `text_rows`, `vision_rows`, `prefix_rows`, `projectors`, `lm_heads`: on the device (`Room`);
+    `host_tasks`: tasks kept in host memory, ready for the device. Without `prefix_rows` nothing of prefixes
+    is compiled into the model.
     """
 
     tasks: int = 32
     text_rows: int = 512
     vision_rows: int = 512
+    prefix_rows: int = 0
     projectors: int = 32
     lm_heads: int = 0
     host_tasks: int = 256
@@ -99,7 +105,7 @@ class Capacity:
         given = additional_config.get(ADDITIONAL_CONFIG_KEY) or {}
         return cls(**{name: int(given[name]) for name in cls.__dataclass_fields__ if name in given})
 
-    def room(self, *, text_layers: int, vision_layers: int) -> Room:
+    def room(self, *, text_layers: int, vision_layers: int, takes_prefixes: bool = False) -> Room:
         """What that is in a model of so many layers, for prompts in all of them."""
         return Room(
             tasks=self.tasks,
@@ -107,6 +113,7 @@ class Capacity:
             text_vectors=self.text_rows * text_layers,
             vision_rows=self.vision_rows if vision_layers else 0,
             vision_vectors=self.vision_rows * vision_layers,
+            prefix_rows=self.prefix_rows if takes_prefixes else 0,
             projectors=self.projectors,
             lm_heads=self.lm_heads,
         )
@@ -117,9 +124,10 @@ class EngineFacts:
     """Shapes and limits of the loaded model.
 
     `vision_layers` is 0 where the family takes no vision prompts. `projector`: parameter name -> shape, empty
-    where the family has none to exchange. `lm_head`: (vocabulary, width).
-    `refusals`: what this engine does not take (`vision`, `vision.mode` released, `projector`, `lm_head`,
-    `frame`) -> why, as a sentence that says what to do.
+    where the family has none to exchange. `lm_head`: (vocabulary, width). `prefix`: (key heads, width of one)
+    of each layer.
+    `refusals`: what this engine does not take (`prefix`, `vision`, `vision.mode` released, `projector`,
+    `lm_head`, `frame`) -> why, as a sentence that says what to do.
     `max_text_length`, `max_vision_length`: the longest prompts the scheduler can ever place.
     `room`: all there is on the device.
     """
@@ -135,6 +143,7 @@ class EngineFacts:
     max_vision_length: int
     room: Room
     refusals: dict[str, str]
+    prefix: tuple[int, int] = (0, 0)
 
     def to_plain(self) -> dict[str, Any]:
         """What the RPC carries."""
@@ -144,8 +153,8 @@ class EngineFacts:
     def from_plain(cls, plain: Mapping[str, Any]) -> Self:
         """Reads what the RPC carried (tuples arrive as lists)."""
         projector = {name: tuple(shape) for name, shape in plain["projector"].items()}
-        lm_head = tuple(plain["lm_head"])
-        return cls(**{**plain, "projector": projector, "lm_head": lm_head, "room": Room(**plain["room"])})
+        pairs = {name: tuple(plain[name]) for name in ("lm_head", "prefix")}
+        return cls(**{**plain, **pairs, "projector": projector, "room": Room(**plain["room"])})
 
 
 def find_misfits(bundle: Bundle, facts: EngineFacts, room: Room | None = None) -> list[str]:
@@ -160,6 +169,8 @@ def find_misfits(bundle: Bundle, facts: EngineFacts, room: Room | None = None) -
         came = (manifest.text.layers, manifest.text.hidden)
         faults += _layer_faults("text", expected, came)
         faults += _length_faults("text.length", manifest.text.length, facts.max_text_length)
+    if manifest.prefix is not None and "prefix" not in facts.refusals:
+        faults += _prefix_faults(manifest.prefix, facts)
     if manifest.vision is not None and "vision" not in facts.refusals:
         expected = (facts.vision_layers, facts.vision_hidden)
         came = (manifest.vision.layers, manifest.vision.hidden)
@@ -175,6 +186,7 @@ def find_misfits(bundle: Bundle, facts: EngineFacts, room: Room | None = None) -
 def _refused_parts(manifest: Manifest, refusals: Mapping[str, str]) -> list[str]:
     vision = manifest.vision
     carried = {
+        "prefix": ("null", "a prefix", manifest.prefix is not None),
         "vision": ("null", "vision prompts", vision is not None),
         "vision.mode": ("paper", "released", vision is not None and vision.mode == "released"),
         "projector": ("false", "true", manifest.projector),
@@ -195,8 +207,21 @@ def _layer_faults(part: str, expected: tuple[int, int], came: tuple[int, int]) -
     return [fault(part, expected=said[0], came=said[1], cure="train the task on the model that is served")]
 
 
+def _prefix_faults(prefix: PrefixSpec, facts: EngineFacts) -> list[str]:
+    expected, came = (
+        f"{layers} layers of {heads} key heads of width {width}"
+        for layers, heads, width in (
+            (facts.text_layers, *facts.prefix),
+            (prefix.layers, prefix.kv_heads, prefix.head_dim),
+        )
+    )
+    cure = "train the task on the model that is served"
+    shape = [fault("prefix", expected=expected, came=came, cure=cure)] if expected != came else []
+    return [*shape, *_length_faults("prefix.length", prefix.length, facts.max_text_length)]
+
+
 def _lm_head_faults(bundle: Bundle, expected: tuple[int, int]) -> list[str]:
-    if bundle.manifest.text is None:
+    if not bundle.manifest.prompt_length:
         cure = "train text prompts with it: by them the engine knows the requests of a task"
         return [fault("lm_head", expected="text prompts beside it", came="none", cure=cure)]
     came = bundle.shapes.get(contents.LM_HEAD)

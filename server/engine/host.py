@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from prompts.bundle import Bundle
+from prompts.contents import PREFIX_KEYS, PREFIX_VALUES
 from prompts.errors import EngineError
 
 __all__ = ["HostCopy", "HostTier", "LayerPrompts", "make_host_copy"]
@@ -36,6 +37,8 @@ class HostCopy:
     text: LayerPrompts | None = None
     vision: LayerPrompts | None = None
     vision_mode: Literal["released", "paper"] | None = None
+    prefix: tuple[Tensor, Tensor] | None = None
+    """Keys and values (L, P, w) of the whole model."""
     projector: dict[str, Tensor] = field(default_factory=dict)
     lm_head: Tensor | None = None
 
@@ -54,11 +57,13 @@ def make_host_copy(bundle: Bundle, *, dtype: torch.dtype, pin: bool) -> HostCopy
         for name, (spec, prompts) in deep.items()
         if spec is not None and prompts is not None
     }
+    prefix = [hold(bundle.tensors[name]) for name in (PREFIX_KEYS, PREFIX_VALUES) if bundle.manifest.prefix]
     return HostCopy(
         digest=bundle.digest,
         text=parts.get("text"),
         vision=parts.get("vision"),
         vision_mode=vision.mode if vision else None,
+        prefix=(prefix[0], prefix[1]) if prefix else None,
         projector={name: hold(tensor) for name, tensor in bundle.projector_state().items()},
         lm_head=None if bundle.lm_head_weight is None else hold(bundle.lm_head_weight),
     )

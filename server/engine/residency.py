@@ -275,12 +275,12 @@ def _make_handle(bundle: Bundle, slot: int) -> TaskHandle:
     frame = None
     if manifest.frame is not None and delta is not None:
         frame = TaskFrame(spec=manifest.frame, delta=delta)
-    text, vision = manifest.text, manifest.vision
+    vision = manifest.vision
     return TaskHandle(
         name=bundle.name,
         digest=bundle.digest,
         slot=slot,
-        text_length=text.length if text else 0,
+        text_length=manifest.prompt_length,
         vision_length=vision.length if vision else 0,
         vision_mode=vision.mode if vision else None,
         has_projector=manifest.projector,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prompts.bundle import Bundle
-from tests.engine.oracle import Answer, overwriting
+from tests.engine.oracle import Answer, overwriting, prefix_cache
 
 __all__ = ["DecoderOracle", "TextOracle"]
 
@@ -46,19 +46,21 @@ class DecoderOracle(ABC):
         chosen: list[int] = []
         first: Tensor | None = None
         for _ in range(tokens):
-            logits = self._last_logits([*ids, *chosen], seen, prompts)
+            logits = self._last_logits([*ids, *chosen], seen, prompts, prefix_cache(bundle))
             first = logits.log_softmax(-1) if first is None else first
             chosen.append(int(logits.argmax()))
         assert first is not None
         return Answer(chosen, first)
 
-    def _last_logits(self, ids: list[int], seen: Any, prompts: Tensor | None) -> Tensor:
+    def _last_logits(self, ids: list[int], seen: Any, prompts: Tensor | None, cache: Any) -> Tensor:
         rows, more = self.read(ids, seen, 0 if prompts is None else prompts.shape[1])
         if prompts is not None:
             rows = torch.cat([torch.zeros(prompts.shape[1:]), rows])
         with overwriting(self.decoder.layers, prompts):
-            hidden = self.decoder(inputs_embeds=rows[None], use_cache=False, **more).last_hidden_state
-        return self.lm_head(hidden[0, -1])
+            output = self.decoder(
+                inputs_embeds=rows[None], past_key_values=cache, use_cache=cache is not None, **more
+            )
+        return self.lm_head(output.last_hidden_state[0, -1])
 
 
 class TextOracle(DecoderOracle):

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers import AutoProcessor, DynamicCache, LlavaForConditionalGeneration
 
 from prompts.bundle import Bundle
 from prompts.frame import frame_picture
 
-__all__ = ["Answer", "Oracle", "overwriting"]
+__all__ = ["Answer", "Oracle", "overwriting", "prefix_cache"]
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,13 @@ class Oracle:
             hidden = tower.pre_layrnorm(hidden)
         prompts = bundle.vision_prompts if bundle else None
         length = 0 if prompts is None else prompts.shape[1]
+        at = [] if prompts is None else bundle.manifest.vision.at or list(range(len(prompts)))
         if prompts is not None:
             hidden = torch.cat([prompts[0][None], hidden], dim=1)
         recorded = []
         for index, layer in enumerate(tower.encoder.layers):
-            if prompts is not None:
-                hidden = torch.cat([prompts[index][None], hidden[:, length:]], dim=1)
+            if prompts is not None and index in at:
+                hidden = torch.cat([prompts[at.index(index)][None], hidden[:, length:]], dim=1)
             recorded.append(hidden)
             hidden = layer(hidden, attention_mask=None)
         states = [*recorded, hidden][self.config.vision_feature_layer]
@@ -120,16 +121,32 @@ class Oracle:
 
     def _logits(self, rows: Tensor, bundle: Bundle | None) -> Tensor:
         """(T, vocabulary)."""
-        with overwriting(self.model.model.language_model.layers, bundle.text_prompts if bundle else None):
-            hidden = self.model.model.language_model(inputs_embeds=rows[None], use_cache=False)
+        decoder, cache = self.model.model.language_model, prefix_cache(bundle)
+        at = bundle.manifest.text.at if bundle and bundle.manifest.text else None
+        with overwriting(decoder.layers, bundle.text_prompts if bundle else None, at):
+            hidden = decoder(inputs_embeds=rows[None], past_key_values=cache, use_cache=cache is not None)
         states = hidden.last_hidden_state[0]
         own = bundle.lm_head_weight if bundle else None
         return self.model.lm_head(states) if own is None else states @ own.T
 
 
+def prefix_cache(bundle: Bundle | None) -> DynamicCache | None:
+    """What decoding begins with: the keys and values of the bundle's prefix; None where it has none."""
+    if bundle is None or bundle.manifest.prefix is None:
+        return None
+    heads = bundle.manifest.prefix.kv_heads
+    by_head = [
+        bundle.tensors[name].unflatten(-1, (heads, -1)).transpose(1, 2).unsqueeze(1)
+        for name in ("prefix.keys", "prefix.values")
+    ]
+    return DynamicCache(list(zip(*by_head, strict=True)))
+
+
 @contextmanager
-def overwriting(layers: nn.ModuleList, prompts: Tensor | None) -> Iterator[None]:
-    """While open the first rows at each layer's input are that layer's prompts (L, P, d)."""
+def overwriting(
+    layers: nn.ModuleList, prompts: Tensor | None, at: Sequence[int] | None = None
+) -> Iterator[None]:
+    """While open the first rows at the input of the layers `at` (None: all) are their prompts (L, P, d)."""
 
     def make_hook(own: Tensor) -> Any:
         def overwrite(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
@@ -143,8 +160,8 @@ def overwriting(layers: nn.ModuleList, prompts: Tensor | None) -> Iterator[None]
         []
         if prompts is None
         else [
-            layer.register_forward_pre_hook(make_hook(prompts[index]), with_kwargs=True)
-            for index, layer in enumerate(layers)
+            layers[layer].register_forward_pre_hook(make_hook(own), with_kwargs=True)
+            for layer, own in zip(at or range(len(layers)), prompts, strict=True)
         ]
     )
     try:

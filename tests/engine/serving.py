@@ -36,7 +36,7 @@ __all__ = [
 
 BLOCK = 32
 """Tokens of a KV block, the least vLLM's CPU attention takes; every case below is longer than one."""
-CAPACITY = Capacity(tasks=24, text_rows=96, vision_rows=48, lm_heads=1)
+CAPACITY = Capacity(tasks=24, text_rows=96, vision_rows=48, prefix_rows=24, lm_heads=1)
 MAX_LOGPROB_ERROR = 1e-3
 
 _ASK_PICTURE = "USER: <image>\nlook closely, then name the bird in the picture in one word. ASSISTANT:"
@@ -46,6 +46,10 @@ _ASK_TEXT = "USER: hello there, how are you today? and what will you do tomorrow
 TASKS: dict[str, dict[str, Any]] = {
     "text": {"text": 5},
     "long-text": {"text": 40},
+    "input-alone": {"text": 6, "at": (0,)},
+    "some-layers": {"text": 4, "at": (0, 2), "vision": 3, "vision_at": (0, 1)},
+    "prefix": {"prefix": 6},
+    "prefix-and-pictures": {"prefix": 2, "vision": 2, "projector": True, "frame": True},
     "vision": {"vision": 3},
     "vision-paper": {"vision": 4, "mode": "paper"},
     "both": {"text": 7, "vision": 2},
@@ -72,7 +76,7 @@ class Case:
         return f"{self.task or 'base'}-{self.pictures}"
 
 
-_WITH_TEXT = [name for name, parts in TASKS.items() if "text" in parts]
+_WITH_TEXT = [name for name, parts in TASKS.items() if {"text", "prefix"} & parts.keys()]
 ALL_CASES = [
     *(Case(task) for task in (None, *TASKS)),
     *(Case(task, 0) for task in (None, *_WITH_TEXT)),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from prompts.bundle import Bundle
-from prompts.manifest import BaseModelRef, FrameSpec, Manifest, TextSpec, VisionSpec
+from prompts.manifest import BaseModelRef, FrameSpec, Manifest, PrefixSpec, TextSpec, VisionSpec
 from server.engine.facts import Capacity, EngineFacts, Room, find_misfits
 
 ROOM = Room(tasks=3, text_rows=9, text_vectors=18, vision_rows=6, vision_vectors=18, projectors=1)
@@ -92,6 +92,24 @@ def test_an_lm_head_needs_text_prompts_and_the_models_vocabulary() -> None:
     assert misshapen.startswith("lm_head.weight: expected shape (9, 4), came shape None")
 
 
+def test_a_prefix_must_have_the_models_heads_and_room() -> None:
+    def make(layers: int = 2, length: int = 3, kv_heads: int = 2) -> Bundle:
+        spec = PrefixSpec(layers=layers, length=length, kv_heads=kv_heads, head_dim=4)
+        return make_bundle(prefix=spec)
+
+    facts = replace(FACTS, prefix=(2, 4), room=replace(ROOM, prefix_rows=3))
+    assert find_misfits(make(), facts) == []
+    for misfit in (make(layers=1), make(kv_heads=1)):
+        (shape,) = find_misfits(misfit, facts)
+        assert shape.startswith("prefix: expected 2 layers of 2 key heads of width 4, came ")
+    (length,) = find_misfits(make(length=9), facts)
+    assert length.startswith("prefix.length: expected at most 8, came 9")
+    (room,) = find_misfits(make(length=4), facts)
+    assert room.startswith("room for prefix_rows: expected at most 3, came 4; start again with --prefix-rows")
+    (refused,) = find_misfits(make(layers=1), replace(facts, refusals={"prefix": "its layers share keys"}))
+    assert refused == "prefix: expected null, came a prefix; its layers share keys"
+
+
 def test_what_would_not_fit_an_empty_device_is_refused_at_once() -> None:
     small = replace(ROOM, text_rows=3, text_vectors=5)
     rows, vectors = find_misfits(make_bundle(text=4), FACTS, small)
@@ -118,13 +136,15 @@ def test_room_is_added_taken_and_shared() -> None:
 
 def test_facts_cross_processes_as_plain_values() -> None:
     plain = FACTS.to_plain()
+    plain["prefix"] = list(FACTS.prefix)
     plain["projector"] = {name: list(shape) for name, shape in plain["projector"].items()}
     assert EngineFacts.from_plain(plain) == FACTS
 
 
 def test_a_capacity_is_read_back_from_vllms_config() -> None:
-    given = Capacity(tasks=4, text_rows=7)
+    given = Capacity(tasks=4, text_rows=7, prefix_rows=6)
     assert Capacity.from_additional_config({"passepartout": {**vars(given), "injection": 2}}) == given
     assert Capacity.from_additional_config({}) == Capacity()
     room = given.room(text_layers=3, vision_layers=0)
-    assert (room.text_vectors, room.vision_rows, room.vision_vectors) == (21, 0, 0)
+    assert (room.text_vectors, room.vision_rows, room.vision_vectors, room.prefix_rows) == (21, 0, 0, 0)
+    assert given.room(text_layers=3, vision_layers=0, takes_prefixes=True).prefix_rows == 6

@@ -16,6 +16,7 @@ from tests.engine.serving import (
     BLOCK,
     CAPACITY,
     PICTURES,
+    TASKS,
     Case,
     Served,
     assert_same,
@@ -208,10 +209,10 @@ def test_a_bundle_that_does_not_fit_is_refused_by_name(
 
 def test_room_is_checked_and_given_back(served: Served, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("room")
-    left = CAPACITY.text_rows - sum(handle.text_length for handle in served.handles.values())
+    left = CAPACITY.text_rows - sum(parts.get("text", 0) for parts in TASKS.values())
     fits = served.load(make_task(folder, "fits", served.model, seed=1, text=left))
     assert_same(served.ask([Case("fits")])[0], served.expect(Case("fits")), "all rows used")
-    with pytest.raises(CapacityError, match=r"no room on the device \(text_rows, text_vectors\): all of it"):
+    with pytest.raises(CapacityError, match=r"no room on the device \(text_rows\): all of it"):
         served.tasks.load(make_task(folder, "no-room", served.model, seed=2, text=1))
     served.tasks.unload(fits)
     again = served.load(make_task(folder, "again", served.model, seed=3, text=left))

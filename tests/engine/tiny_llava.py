@@ -24,8 +24,10 @@ from transformers import (
 
 __all__ = [
     "CHAT_TEMPLATE",
+    "HEAD_DIM",
     "HIDDEN",
     "IMAGE_SIZE",
+    "KV_HEADS",
     "LAYERS",
     "PATCHES",
     "PATCH_SIZE",
@@ -40,6 +42,8 @@ __all__ = [
 ]
 
 HIDDEN, LAYERS = 64, 3
+HEADS, KV_HEADS = 2, 1
+HEAD_DIM = HIDDEN // HEADS
 VOCABULARY = 384
 VISION_HIDDEN, VISION_LAYERS = 48, 4
 IMAGE_SIZE, PATCH_SIZE = 56, 14
@@ -158,8 +162,8 @@ def make_text_config(kind: type, **options: Any) -> Any:
         hidden_size=HIDDEN,
         intermediate_size=128,
         num_hidden_layers=LAYERS,
-        num_attention_heads=2,  # vLLM's CPU attention wants heads of 32 at least
-        num_key_value_heads=1,
+        num_attention_heads=HEADS,  # vLLM's CPU attention wants heads of 32 at least
+        num_key_value_heads=KV_HEADS,
         max_position_embeddings=1024,
         initializer_range=0.15,
         bos_token_id=1,

@@ -10,8 +10,16 @@ from torch import Tensor
 from prompts.bundle import Bundle, save_bundle
 from prompts.fingerprint import base_model_ref
 from prompts.frame import frame_mask
-from prompts.manifest import FrameSpec, Manifest, TextSpec, VisionSpec
-from tests.engine.tiny_llava import HIDDEN, LAYERS, VISION_HIDDEN, VISION_LAYERS, VOCABULARY
+from prompts.manifest import FrameSpec, Manifest, PrefixSpec, TextSpec, VisionSpec
+from tests.engine.tiny_llava import (
+    HEAD_DIM,
+    HIDDEN,
+    KV_HEADS,
+    LAYERS,
+    VISION_HIDDEN,
+    VISION_LAYERS,
+    VOCABULARY,
+)
 
 __all__ = ["FRAME", "LLAVA_PROJECTOR", "make_task"]
 
@@ -33,7 +41,10 @@ def make_task(
     *,
     seed: int,
     text: int = 0,
+    at: tuple[int, ...] | None = None,
+    prefix: int = 0,
     vision: int = 0,
+    vision_at: tuple[int, ...] | None = None,
     mode: Literal["released", "paper"] = "released",
     projector: bool | Mapping[str, tuple[int, ...]] = False,
     lm_head: bool = False,
@@ -42,14 +53,20 @@ def make_task(
 ) -> Bundle:
     """Saves `folder/name`, random but for its seed; lengths of 0 leave the part out.
 
+    `at`, `vision_at`: the layers that have prompts of their own, None for all.
     `projector`: True is LLaVA's, else name -> shape. `frame`: True is `FRAME`.
     """
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
     if text:
-        tensors["text.prompts"] = torch.randn(LAYERS, text, hidden, generator=generator)
+        depth = len(at or range(LAYERS))
+        tensors["text.prompts"] = torch.randn(depth, text, hidden, generator=generator)
+    if prefix:
+        for tensor in ("prefix.keys", "prefix.values"):
+            tensors[tensor] = torch.randn(LAYERS, prefix, KV_HEADS * HEAD_DIM, generator=generator)
     if vision:
-        tensors["vision.prompts"] = torch.randn(VISION_LAYERS, vision, VISION_HIDDEN, generator=generator)
+        depth = len(vision_at or range(VISION_LAYERS))
+        tensors["vision.prompts"] = torch.randn(depth, vision, VISION_HIDDEN, generator=generator)
     if projector:
         tensors |= _make_projector(generator, LLAVA_PROJECTOR if projector is True else projector)
     if lm_head:
@@ -61,11 +78,14 @@ def make_task(
     manifest = Manifest(
         name=name,
         version="1",
-        base_model=base_model_ref(model) if text or vision or projector else None,
+        base_model=base_model_ref(model) if text or prefix or vision or projector else None,
         frame=spec,
-        text=TextSpec(layers=LAYERS, length=text, hidden=hidden) if text else None,
+        text=TextSpec(layers=LAYERS, length=text, hidden=hidden, at=at) if text else None,
+        prefix=(
+            PrefixSpec(layers=LAYERS, length=prefix, kv_heads=KV_HEADS, head_dim=HEAD_DIM) if prefix else None
+        ),
         vision=(
-            VisionSpec(layers=VISION_LAYERS, length=vision, hidden=VISION_HIDDEN, mode=mode)
+            VisionSpec(layers=VISION_LAYERS, length=vision, hidden=VISION_HIDDEN, mode=mode, at=vision_at)
             if vision
             else None
         ),

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from prompts import bundle_files
-from prompts.bundle import load_bundle
+from prompts.bundle import load_bundle, save_bundle
 from prompts.errors import BundleError
-from tests.prompts.sample import edit_json, edit_tensors, faults_of, save_whole
+from prompts.manifest import Manifest, PrefixSpec
+from tests.prompts.sample import BASE, edit_json, edit_tensors, faults_of, save_whole
 
 Edit = Callable[[dict[str, Any]], object]
 
@@ -304,3 +305,16 @@ def test_a_header_that_lies_is_refused(content: bytes, message: str, tmp_path: P
     (tmp_path / "tensors.safetensors").write_bytes(content)
     faults = faults_of(load_bundle, tmp_path)
     assert any(one.startswith("tensors.safetensors: ") and message in one for one in faults), faults
+
+
+def test_a_prefix_of_another_shape_is_named(tmp_path: Path) -> None:
+    spec = PrefixSpec(layers=2, length=3, kv_heads=2, head_dim=4)
+    manifest = Manifest(name="task", version="1", base_model=BASE, prefix=spec)
+    good = {"prefix.keys": torch.ones(2, 3, 8), "prefix.values": torch.ones(2, 3, 8)}
+    assert save_bundle(tmp_path / "task", manifest, good).trained_values == {"prefix": 96}
+    with pytest.raises(BundleError) as refused:
+        save_bundle(tmp_path / "task", manifest, {"prefix.keys": torch.ones(2, 3, 4)})
+    missing, shape = refused.value.faults
+    assert missing.startswith("prefix.values: expected a tensor (the manifest has prefix), came none")
+    assert shape.startswith("prefix.keys: expected shape (2, 3, 8) (prefix.layers, prefix.length, prefix.kv")
+    assert load_bundle(tmp_path / "task").manifest == manifest

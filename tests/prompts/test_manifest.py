@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from prompts.manifest import FrameSpec, Manifest, TextSpec, Usage
+from prompts.manifest import FrameSpec, Manifest, PrefixSpec, TextSpec, Usage
 from tests.prompts.sample import BASE, whole_manifest
 
 
@@ -85,3 +85,23 @@ def test_prompts_of_all_layers_say_nothing_of_layers() -> None:
     manifest = Manifest(name="a", version="1", base_model=BASE, text=input_only)
     assert manifest.served_fields()["text"]["at"] == [0]
     assert Manifest.model_validate_json(manifest.model_dump_json()) == manifest
+
+
+def test_a_prefix_is_told_only_where_there_is_one() -> None:
+    """It is younger than format 1: bundles without it keep their digests, and older versions read them."""
+    text = Manifest(name="a", version="1", base_model=BASE, text=TextSpec(layers=2, length=3, hidden=4))
+    assert "prefix" not in text.model_dump(mode="json")
+    assert "prefix" not in text.served_fields()
+    spec = PrefixSpec(layers=2, length=3, kv_heads=2, head_dim=4)
+    prefix = Manifest(name="a", version="1", base_model=BASE, prefix=spec)
+    assert Manifest.model_validate_json(prefix.model_dump_json()) == prefix
+    assert prefix.served_fields()["prefix"] == {"layers": 2, "length": 3, "kv_heads": 2, "head_dim": 4}
+
+
+def test_a_prefix_needs_its_base_and_no_text_beside_it() -> None:
+    spec = PrefixSpec(layers=2, length=3, kv_heads=2, head_dim=4)
+    with pytest.raises(ValidationError, match=r"base_model: expected .*the bundle carries prefix"):
+        Manifest(name="a", version="1", prefix=spec)
+    text = TextSpec(layers=2, length=3, hidden=4)
+    with pytest.raises(ValidationError, match="prefix: expected null beside text, came both"):
+        Manifest(name="a", version="1", base_model=BASE, text=text, prefix=spec)

@@ -7,10 +7,14 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
 
+from prompts.bundle import save_bundle
 from prompts.errors import ConfigError
+from prompts.manifest import Manifest, PrefixSpec
 from server import cli
 from server.config import ServeConfig, has_cache_size, set_environment
+from tests.prompts.sample import BASE
 
 
 def test_every_fault_of_the_options_is_listed(tmp_path: Path) -> None:
@@ -42,11 +46,24 @@ def test_capacity_joins_what_the_user_gave_vllm(tmp_path: Path) -> None:
         "tasks": 3,
         "text_rows": 7,
         "vision_rows": 60,
+        "prefix_rows": 0,
         "projectors": 3,
         "lm_heads": 0,
         "host_tasks": config.max_host_tasks,
     }
     assert list(config.additional_config(None)) == ["passepartout"]
+
+
+def test_there_is_room_for_the_prefixes_of_the_store_alone(tmp_path: Path) -> None:
+    for length in (2, 5, 3):
+        spec = PrefixSpec(layers=1, length=length, kv_heads=1, head_dim=4)
+        manifest = Manifest(name=f"of-{length}", version="1", base_model=BASE, prefix=spec)
+        states = torch.ones(1, length, 4)
+        save_bundle(tmp_path / manifest.name, manifest, {"prefix.keys": states, "prefix.values": states})
+    room = ServeConfig(tasks=tmp_path, max_device_tasks=2).additional_config(None)["passepartout"]
+    assert room["prefix_rows"] == 5 + 3
+    room = ServeConfig(tasks=tmp_path, prefix_rows=99).additional_config(None)["passepartout"]
+    assert room["prefix_rows"] == 99
 
 
 def test_our_plugin_is_named_beside_those_that_load_anyway() -> None:

@@ -203,6 +203,22 @@ def test_an_output_layer_of_its_own_is_refused(
         list(evaluate(tiny, examples(1), bundle=whole))
 
 
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"prefix": 2}, "prefix: expected null, came a prefix"),
+        ({"text": 2, "at": (0,)}, r"text\.at: expected all layers, came \[0\]"),
+        ({"vision": 2, "vision_at": (0, 3)}, r"vision\.at: expected all layers, came \[0, 3\]"),
+    ],
+)
+def test_what_is_served_but_not_measured_is_refused(
+    tiny: LlavaBackbone, tiny_folder: Path, tmp_path: Path, parts: dict[str, Any], said: str
+) -> None:
+    bundle = make_task(tmp_path, "t", tiny_folder, seed=0, **parts)
+    with pytest.raises(UnsupportedError, match=said):
+        list(evaluate(tiny, examples(1), bundle=bundle))
+
+
 def config(model: Path, root: Path, **changes: Any) -> EvaluateConfig:
     data = {"kind": "image_folder", "root": str(root)}
     return EvaluateConfig.model_validate({"model": str(model), "data": data, "dtype": "float32", **changes})

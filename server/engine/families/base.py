@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
 
 from server.engine.bank import PromptBank, Resident
@@ -19,6 +20,7 @@ from server.engine.facts import Capacity, EngineFacts
 from server.engine.heads import HeadSwitch
 from server.engine.injection import inject_text_prompts
 from server.engine.items import PICTURE_TICKET_FIELD, PROMPT_ROWS_FIELD, PROMPT_TICKET_FIELD
+from server.engine.prefixes import KvLayout, find_kv_layout, inject_prefixes
 from server.engine.refusals import check_config, find_frame_refusal, salt_compile_cache
 from server.engine.tiers import WorkerTiers
 from server.engine.vision import VisionInjector
@@ -48,16 +50,19 @@ class PromptedModel(nn.Module):
         check_config(vllm_config)
         capacity = salt_compile_cache(vllm_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix)
-        vision = self.find_vision()
-        self.prompt_facts = self._find_facts(vllm_config, vision, capacity)
+        vision, kv = self.find_vision(), self._find_kv(vllm_config)
+        self.prompt_facts = self._find_facts(vllm_config, vision, kv, capacity)
         self.prompt_bank = PromptBank(
             self.prompt_facts,
             max_step_tokens=vllm_config.scheduler_config.max_num_batched_tokens,
             dtype=vllm_config.model_config.dtype,
             device=next(self.parameters()).device,
+            kv=None if isinstance(kv, str) else kv,
         )
         self.prompt_tiers = WorkerTiers(self.prompt_bank, self.prompt_facts, host_tasks=capacity.host_tasks)
         inject_text_prompts(self.find_decoder_layers(), self.prompt_bank)
+        if self.prompt_bank.prefix is not None and not isinstance(kv, str):
+            inject_prefixes(kv, self.prompt_bank.prefix)
         self._vision_injector = self._inject_vision(vision)
         self.prompt_heads = HeadSwitch(self.prompt_bank)
 
@@ -178,7 +183,17 @@ class PromptedModel(nn.Module):
 
     # The start ------------------------------------------------------------------------------------------
 
-    def _find_facts(self, vllm_config: Any, vision: VisionLayout | str, capacity: Capacity) -> EngineFacts:
+    def _find_kv(self, vllm_config: Any) -> KvLayout | str:
+        return find_kv_layout(
+            self.find_decoder_layers(),
+            total_heads=vllm_config.model_config.get_total_num_kv_heads(),
+            rank=get_tensor_model_parallel_rank(),
+            ranks=get_tensor_model_parallel_world_size(),
+        )
+
+    def _find_facts(
+        self, vllm_config: Any, vision: VisionLayout | str, kv: KvLayout | str, capacity: Capacity
+    ) -> EngineFacts:
         scheduler, model = vllm_config.scheduler_config, vllm_config.model_config
         budget = min(scheduler.max_num_encoder_input_tokens, scheduler.encoder_cache_size)
         longest = min(budget, model.max_model_len - 1)
@@ -186,6 +201,7 @@ class PromptedModel(nn.Module):
         text_layers, vision_layers = len(self.find_decoder_layers()), layout.total_layers if layout else 0
         projector = self.find_projector()
         refusals = {
+            "prefix": kv if isinstance(kv, str) else None,
             "vision": vision if isinstance(vision, str) else None,
             "vision.mode": layout.released_refusal if layout else None,
             "projector": projector if isinstance(projector, str) else None,
@@ -202,7 +218,12 @@ class PromptedModel(nn.Module):
             lm_head=(model.get_vocab_size(), model.get_hidden_size()),
             max_text_length=longest,
             max_vision_length=max(longest - self.count_image_tokens(), 0) if layout else 0,
-            room=capacity.room(text_layers=text_layers, vision_layers=vision_layers),
+            prefix=(0, 0) if isinstance(kv, str) else (kv.total_heads, kv.head_dim),
+            room=capacity.room(
+                text_layers=text_layers,
+                vision_layers=vision_layers,
+                takes_prefixes=not isinstance(kv, str),
+            ),
             refusals={part: why for part, why in refusals.items() if why is not None},
         )
 
