@@ -26,7 +26,7 @@ def _make_adapter(folder: Path, shapes: Shapes, seed: int, rank: int) -> Path:
         for module, (out, into) in linear.items():
             name = f"base_model.model.model.language_model.layers.{layer}.{module}"
             tensors[f"{name}.lora_A.weight"] = torch.randn(rank, into, generator=generator) / into**0.5
-            tensors[f"{name}.lora_B.weight"] = 0.02 * torch.randn(out, rank, generator=generator)
+            tensors[f"{name}.lora_B.weight"] = 0.5 * torch.randn(out, rank, generator=generator) / rank**0.5
     folder.mkdir(parents=True)
     save_file(tensors, folder / "adapter_model.safetensors")
     config = {

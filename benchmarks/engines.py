@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -89,6 +90,18 @@ class Engine:
         report = _receive(self._pipe)
         assert isinstance(report, Report)
         return report
+
+    def check_tasks(self, batch: Batch) -> None:
+        """Makes sure that what is measured does something: tasks must change most of a batch's answers.
+
+        Raises:
+            RuntimeError: they do not; prompts or adapters are loaded and not used.
+        """
+        plain = tuple(replace(request, task=None) for request in batch.requests)
+        with_tasks, without = (self.ask(one).texts for one in (batch, replace(batch, requests=plain)))
+        same = sum(one == other for one, other in zip(with_tasks, without, strict=True))
+        if 2 * same > len(plain):
+            raise RuntimeError(f"{same} of {len(plain)} answers are the same without their task")
 
 
 @contextmanager

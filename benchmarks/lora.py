@@ -42,6 +42,8 @@ def _run(options: argparse.Namespace, say: Say) -> Outcome:
                 )
                 return Batch(requests=requests, tokens=options.tokens)
 
+            for engine in (ours, theirs):
+                engine.check_tasks(batch(-1))
             rounds = alternate(
                 {
                     "ours": lambda number: ours.ask(batch(number)).tokens_per_second,

@@ -20,6 +20,8 @@ gets as many ordinary tokens more, in front, always the same ones for the same p
 serves it as well as ours. What the prompts do to the vision tower is in the figure and not in stock's tokens.
 Figures: answer tokens per second of ours over those of stock with the extra tokens; and over plain stock's.
 """
+_OTHERS = 500
+"""Added to a round's number: pictures that no cache of the longer requests' engine has seen."""
 
 
 def _run(options: argparse.Namespace, say: Say) -> Outcome:
@@ -42,6 +44,7 @@ def _run(options: argparse.Namespace, say: Say) -> Outcome:
                 )
                 return Batch(requests=requests, tokens=options.tokens)
 
+            ours.check_tasks(batch(-1, with_tasks=True))
             extra = sum(M2PT_LENGTHS)
             rounds = alternate(
                 {
@@ -50,7 +53,7 @@ def _run(options: argparse.Namespace, say: Say) -> Outcome:
                         theirs.ask(batch(number, with_tasks=False, extra=extra)).tokens_per_second
                     ),
                     "stock": lambda number: (
-                        theirs.ask(batch(-1000 - number, with_tasks=False)).tokens_per_second
+                        theirs.ask(batch(_OTHERS + number, with_tasks=False)).tokens_per_second
                     ),
                 },
                 options.rounds,

@@ -105,7 +105,7 @@ QUESTION = Question(
         "tasks": (1000, "registered tasks"),
         "device_tasks": (32, "tasks resident on the device"),
         "host_tasks": (256, "tasks kept in the host's memory"),
-        "requests": (96, "requests of a load"),
+        "requests": (64, "requests of a load"),
         "clients": (16, "clients that ask at once"),
         "tokens": (24, "tokens of each answer"),
     },
