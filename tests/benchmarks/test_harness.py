@@ -64,7 +64,7 @@ def test_no_round_is_refused() -> None:
 def outcome(name: str = "idle") -> Outcome:
     ratio = Ratio(0.9512, 0.9, 1.0, 5)
     figures = [Figure.of_ratio("speed", ratio, 0.98), Figure.of_ratio("other", ratio)]
-    machine = {"processor": "a processor", "memory": "23 GiB"}
+    machine = {"processor": "a processor", "memory": "23 GiB", "load": "0.1"}
     raw = {"ours": [1.0], "stock": [1.0]}
     return Outcome(
         name=name,
@@ -94,7 +94,9 @@ def test_the_table_has_a_line_for_each_figure_and_names_each_machine_once() -> N
         "| `idle`: asked | speed | 0.95 [0.90–1.00], n = 5 | at least 0.98 | missed by 0.03 |",
         "|  | other | 0.95 [0.90–1.00], n = 5 |  |  |",
     ]
-    assert text.splitlines()[-1] == "Measured today: a processor, 23 GiB (`idle`, `mixed`)."
+    assert text.splitlines()[-1] == (
+        "Measured today: a processor, 23 GiB (`idle` at load 0.1, `mixed` at load 0.1)."
+    )
 
 
 def test_an_outcome_is_read_as_it_was_saved(tmp_path: Path) -> None:
