@@ -79,8 +79,8 @@ _TABLE_HELP = "Writes the table in benchmarks/README.md from the last run of eac
 def _parser_of_all() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks all",
-        description="Measures every question and writes the table in benchmarks/README.md; about 35 minutes "
-        "on two cores with nothing else running.",
+        description="Measures every question and writes the table in benchmarks/README.md: half an hour or "
+        "more on two cores, with nothing else running on them.",
     )
     add_shared_options(parser, rounds=None)
     parser.add_argument("--only", nargs="+", choices=QUESTIONS, default=list(QUESTIONS), help="fewer of them")

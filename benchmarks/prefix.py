@@ -30,7 +30,12 @@ def _run(options: argparse.Namespace, say: Say) -> Outcome:
         bundles = make_tasks(model, Path(folder), options.rounds, lengths=lengths)
         say("starting the engine")
         spec = prompted(
-            model, bundles=bundles, dtype=options.dtype, block_size=options.block, disable_log_stats=False
+            model,
+            bundles=bundles,
+            dtype=options.dtype,
+            block_size=options.block,
+            disable_log_stats=False,
+            enforce_eager=True,  # nothing is timed
         )
         with running(spec) as engine:
             first, second = [], []

@@ -32,10 +32,15 @@ class Question:
     def found(
         self, options: argparse.Namespace, figures: Sequence[Figure], raw: Mapping[str, Any]
     ) -> Outcome:
-        """The outcome of a run with these options (paths are left out of it)."""
-        settings = {name: value for name, value in vars(options).items() if not isinstance(value, Path)}
+        """The outcome of a run with these options; of the model's path its last part alone."""
+        settings = {
+            name: value.name if isinstance(value, Path) else value for name, value in vars(options).items()
+        }
+        usual = {"model": None, "dtype": "auto", **{name: one[0] for name, one in self.options.items()}}
+        other = [f"{name} {settings[name]}" for name in usual if settings[name] != usual[name]]
+        asked = f"{self.asks} (here: {', '.join(other)})" if other else self.asks
         return Outcome(
-            name=self.name, question=self.asks, figures=list(figures), settings=settings, raw=dict(raw)
+            name=self.name, question=asked, figures=list(figures), settings=settings, raw=dict(raw)
         )
 
 

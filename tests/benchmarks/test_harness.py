@@ -9,6 +9,7 @@ from benchmarks.__main__ import QUESTIONS, README, find_question, main, put_tabl
 from benchmarks.harness import Ratio, Rounds, alternate, ratio_of
 from benchmarks.machine import describe
 from benchmarks.outcome import Figure, Outcome, read_outcome, save_outcome, table
+from benchmarks.question import make_parser
 
 
 def test_the_ratio_is_the_median_of_the_rounds_ratios_and_not_the_ratio_of_the_medians() -> None:
@@ -136,6 +137,15 @@ def test_help_teaches(name: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert question.name == name
         assert all(part in said for part in (question.asks, "Figure", "--rounds N"))
         assert all(f"--{option.replace('_', '-')} N" in said for option in question.options)
+
+
+def test_a_run_with_other_options_than_the_usual_says_so() -> None:
+    question = find_question("tiers")
+    usual = make_parser(question).parse_args([])
+    assert question.found(usual, [], {}).question == question.asks
+    other = make_parser(question).parse_args(["--tasks", "44", "--model", "somewhere/tiny", "--rounds", "2"])
+    assert question.found(other, [], {}).question == f"{question.asks} (here: model tiny, tasks 44)"
+    assert "somewhere" not in question.found(other, [], {}).json_line()
 
 
 def test_without_a_name_the_questions_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
