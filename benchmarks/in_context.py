@@ -44,7 +44,7 @@ def _run(options: argparse.Namespace, say: Say) -> Outcome:
             report: Report = engine.ask(Batch(requests=requests, tokens=_LONGEST))
             if number > 0:
                 pairs = zip(report.texts, examples, strict=True)
-                right[side] += [text.strip() == example.answer for text, example in pairs]
+                right[side] += [text == example.answer for text, example in pairs]
             return report.requests_per_second
 
         measures = {side: partial(rate, side) for side in asked.sides}

@@ -54,8 +54,10 @@ class Batch:
 class Report:
     """How a batch went; lists are in the order of its requests.
 
+    `texts`: the answers without special tokens and outer spaces.
     `seconds`: from the first request's preprocessing to the last one's last token. `prompt_tokens` counts
     prompt rows and picture tokens too; `cached_tokens` of them came out of the prefix cache.
+    `queued_seconds`: of `seconds`, until the last request was preprocessed and queued.
     `counters`: vLLM's own prefix-cache counters, since the engine's start.
     """
 
@@ -64,6 +66,7 @@ class Report:
     answer_tokens: list[int]
     prompt_tokens: list[int] = field(default_factory=list)
     cached_tokens: list[int] = field(default_factory=list)
+    queued_seconds: float = 0.0
     counters: dict[str, int] = field(default_factory=dict)
 
     @property

@@ -5,7 +5,7 @@ Both get their requests in the same way: scheduling is paused until the whole ba
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -100,11 +100,13 @@ class _Engine:
                 self._enqueue(request, batch)
         finally:
             self._llm.wake_up(tags=["scheduling"])
+        queued = time.perf_counter() - started
         outputs = self._llm.wait_for_completion(use_tqdm=False)
         seconds = time.perf_counter() - started
         return Report(
             seconds=seconds,
-            texts=[one.outputs[0].text for one in outputs],
+            queued_seconds=queued,
+            texts=[self._decode(one.outputs[0].token_ids) for one in outputs],
             answer_tokens=[len(one.outputs[0].token_ids) for one in outputs],
             prompt_tokens=[len(one.prompt_token_ids) for one in outputs],
             cached_tokens=[one.num_cached_tokens or 0 for one in outputs],
@@ -125,6 +127,10 @@ class _Engine:
             handle = self._handles[request.task]
         with using_task(handle):
             self._llm.enqueue([prompt], _sampling(request, batch), lora_request=adapter, use_tqdm=False)
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        """An answer's own text: vLLM's may begin with what it held back of a random prompt's last bytes."""
+        return str(self._llm.get_tokenizer().decode(list(token_ids), skip_special_tokens=True)).strip()
 
     def _read_counters(self) -> dict[str, int]:
         try:
