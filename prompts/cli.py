@@ -3,6 +3,8 @@
 passepartout task show BUNDLE [--json]
 passepartout task verify BUNDLE [--json]
 passepartout task preview BUNDLE [--picture FILE] [--out FILE]
+passepartout task verify BUNDLE --model M [--json] [any option of vLLM's engine]       (server/verify.py)
+passepartout task canary BUNDLE --model M [--picture FILE --question TEXT]  (training/canary_command.py)
 passepartout task import tvp SOURCE BUNDLE [--name NAME] [--inner PIXELS]
 passepartout task import m2pt SOURCE BUNDLE --base MODEL [--name NAME] [--mode MODE] [--no-projector]
                               [--lm-head]
@@ -12,6 +14,9 @@ import argparse
 import json
 import re
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
 
 from prompts.bundle import Bundle, load_bundle
 from prompts.errors import BundleError, InputError
@@ -23,6 +28,11 @@ from prompts.picture import decode_picture
 __all__ = ["main"]
 
 _REFUSED = 2
+_WITH_A_MODEL = """\
+with a model:
+  verify BUNDLE --model M   start vLLM on M and ask it the bundle's canary
+  canary BUNDLE --model M   give a bundle a canary, or a new one: inputs and what they are answered
+"""
 
 
 def main(argv: list[str]) -> int:
@@ -38,7 +48,10 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="passepartout task", description="Look at a saved task, or import one."
+        prog="passepartout task",
+        description="Look at a saved task, or import one.",
+        epilog=_WITH_A_MODEL,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(title="commands", required=True, metavar="show|verify|preview|import")
     for name, run, meaning in (
@@ -159,6 +172,7 @@ def _as_json(bundle: Bundle) -> dict[str, object]:
         "digest": bundle.digest,
         "size_bytes": bundle.size_bytes,
         "trained_values": bundle.trained_values,
+        "canary": _canary(bundle),
         "tensors": {
             name: {"shape": list(tensor.shape), "dtype": _dtype(tensor.dtype), "size_bytes": tensor.nbytes}
             for name, tensor in sorted(bundle.tensors.items())
@@ -181,12 +195,21 @@ def _as_text(bundle: Bundle) -> str:
     for name, tensor in sorted(bundle.tensors.items()):
         shape = " x ".join(str(size) for size in tensor.shape)
         lines += _row("", f"{name}  {shape}  {_dtype(tensor.dtype)}  {tensor.nbytes:,} bytes")
+    lines += _section("canary", _canary(bundle))
     for key, value in manifest.usage.model_dump().items():
         lines += _optional(key, ", ".join(value) if key == "choices" and value else value)
     lines += _section("metrics", manifest.metrics)
     for key, value in manifest.provenance.model_dump(mode="json").items():
         lines += _optional(key, value)
     return "\n".join(lines)
+
+
+def _canary(bundle: Bundle) -> dict[str, object] | None:
+    canary = bundle.canary
+    if canary is None:
+        return None
+    base = canary.base_model
+    return {"inputs": len(canary.inputs), "dtype": canary.dtype, "made in": base.id or base.fingerprint}
 
 
 def _row(label: str, text: str) -> list[str]:
@@ -199,11 +222,10 @@ def _optional(label: str, value: object) -> list[str]:
     return _row(label, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
-def _section(label: str, part: object) -> list[str]:
+def _section(label: str, part: BaseModel | dict[str, Any] | None) -> list[str]:
     if not part:
         return []
-    fields = part if isinstance(part, dict) else dict(part)  # type: ignore[call-overload]
-    return _row(label, _pairs(fields))
+    return _row(label, _pairs(part.model_dump() if isinstance(part, BaseModel) else part))
 
 
 def _pairs(fields: dict[str, object] | dict[str, int]) -> str:

@@ -158,7 +158,9 @@ def _wanted_shape(declared: Declared, name: str) -> tuple[Shape, str] | None:
     if spec is None:
         return None
     section = _SECTIONS[name]
-    return (spec.layers, spec.length, spec.hidden), f"{section}.layers, {section}.length, {section}.hidden"
+    depth = "layers" if spec.at is None else "at"
+    shape = (len(spec.layer_indices), spec.length, spec.hidden)
+    return shape, f"{section}.{depth}, {section}.length, {section}.hidden"
 
 
 def _lm_head(declared: Declared, shape: Shape) -> Iterator[str]:

@@ -16,6 +16,7 @@
     └── InternalError                 ours to cure (HTTP 5xx)
         ├── CapacityError             no room left for a task's prompts
         └── EngineError               the engine did not do what it was told
+            └── StaleBundleError      the store holds something else in the bundle's place by now
 
 `code` is the stable, machine-readable name of the class. The HTTP status is decided from the class in
 `server/errors.py` alone; exceptions of other libraries are translated where they enter, with `from`.
@@ -40,6 +41,7 @@ __all__ = [
     "PassepartoutError",
     "PictureError",
     "PictureRequiredError",
+    "StaleBundleError",
     "StoreError",
     "TaskConflictError",
     "TaskNotFoundError",
@@ -241,3 +243,9 @@ def _count(faults: Sequence[str]) -> str:
 
 def _mismatch(task: str, field: str, expected: str, came: str) -> BaseModelMismatchError:
     return BaseModelMismatchError(task, field=field, expected=expected, came=came)
+
+
+class StaleBundleError(EngineError):
+    """A bundle is to be read and is not there any more, or another is: look at the store again."""
+
+    code = "bundle_stale"

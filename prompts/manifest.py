@@ -12,8 +12,10 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -25,6 +27,7 @@ __all__ = [
     "BaseModelRef",
     "FrameSpec",
     "Manifest",
+    "Part",
     "Provenance",
     "TextSpec",
     "Usage",
@@ -44,15 +47,16 @@ Pixels = Annotated[int, Field(ge=1, le=4096)]
 Layers = Annotated[int, Field(ge=1, le=1024)]
 Length = Annotated[int, Field(ge=1, le=4096)]
 Hidden = Annotated[int, Field(ge=1, le=65536)]
+LayerIndex = Annotated[int, Field(ge=0, le=1023)]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
     """Unknown keys refused, values immutable, no silent conversion (a "10" is no 10), no NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class BaseModelRef(_Part):
+class BaseModelRef(Part):
     """The checkpoint a prompt was trained in.
 
     `architecture`: first of `architectures` in its config.json; `fingerprint`: see `prompts.fingerprint`;
@@ -64,7 +68,7 @@ class BaseModelRef(_Part):
     id: Line | None = None
 
 
-class FrameSpec(_Part):
+class FrameSpec(Part):
     """Geometry of a TVP frame: an `inner` × `inner` picture in the middle of `canvas` = (H, W), in pixels."""
 
     canvas: Annotated[tuple[Pixels, Pixels], Field(strict=False)] = (224, 224)
@@ -83,28 +87,55 @@ class FrameSpec(_Part):
         return self
 
 
-class TextSpec(_Part):
-    """`text.prompts` is (layers, length, hidden) = (L, P, d)."""
+class _DeepSpec(Part):
+    """Prompts for an encoder of `layers` layers and width `hidden`: (len(layer_indices), length, hidden).
 
-    layers: Layers
-    length: Length
-    hidden: Hidden
-
-
-class VisionSpec(_Part):
-    """`vision.prompts` is (layers, length, hidden) = (L_v, P_v, d_v).
-
-    `mode` says what the language model gets: `released` (prompt rows 1.., CLS and the patches, as M²PT's
-    public code does) or `paper` (the patches alone). It has no default: the token counts differ.
+    `at`: the layers that have prompts of their own, ascending from 0; None for all. At a layer left out the
+    prompt tokens go on as the layer before left them: with `at` [0] this is plain prompt tuning.
     """
 
     layers: Layers
     length: Length
     hidden: Hidden
+    at: Annotated[tuple[LayerIndex, ...], Field(min_length=1, strict=False)] | None = None
+
+    @property
+    def layer_indices(self) -> tuple[int, ...]:
+        """The layers that have prompts of their own."""
+        return tuple(range(self.layers)) if self.at is None else self.at
+
+    @model_serializer(mode="wrap")
+    def _without_all(self, serialize: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
+        """`at` is younger than format 1: bundles without it keep their digests."""
+        dump: dict[str, JsonValue] = serialize(self)
+        return {name: value for name, value in dump.items() if name != "at" or value is not None}
+
+    @model_validator(mode="after")
+    def _begins_at_the_input(self) -> Self:
+        at = self.layer_indices
+        if at[0] != 0 or at[-1] >= self.layers or list(at) != sorted(set(at)):
+            raise ValueError(
+                f"expected at to ascend from 0 to at most {self.layers - 1}, came {list(at)}; prompt tokens "
+                "begin at the input (layer 0), leave out any of the others"
+            )
+        return self
+
+
+class TextSpec(_DeepSpec):
+    """`text.prompts` is (len(layer_indices), length, hidden), for all layers (L, P, d)."""
+
+
+class VisionSpec(_DeepSpec):
+    """`vision.prompts` is (len(layer_indices), length, hidden), for all layers (L_v, P_v, d_v).
+
+    `mode` says what the language model gets: `released` (prompt rows 1.., CLS and the patches, as M²PT's
+    public code does) or `paper` (the patches alone). It has no default: the token counts differ.
+    """
+
     mode: Literal["released", "paper"]
 
 
-class Usage(_Part):
+class Usage(Part):
     """How the task wants to be asked. `template` holds `{text}` once: the user's text goes there."""
 
     system: str | None = None
@@ -134,7 +165,7 @@ class Usage(_Part):
         return text if self.template is None else self.template.replace(TEXT_FIELD, text)
 
 
-class Provenance(_Part):
+class Provenance(Part):
     """Where the prompt comes from; never part of the digest."""
 
     method: str | None = None
@@ -146,7 +177,7 @@ class Provenance(_Part):
     created: str | None = None
 
 
-class Manifest(_Part):
+class Manifest(Part):
     """The whole of `bundle.json`."""
 
     format: Literal[1] = 1

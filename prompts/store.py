@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prompts.bundle import Bundle, load_bundle
-from prompts.bundle_files import link_leaves
+from prompts.bundle_files import link_leaves, read_manifest
 from prompts.errors import BundleError, StoreError
 from prompts.faults import fault
+from prompts.manifest import Manifest
 
-__all__ = ["StoreReader", "StoreScan", "entry_name", "scan_store"]
+__all__ = ["StoreReader", "StoreScan", "entry_name", "read_manifests", "scan_store"]
 
 _NO_BUNDLES = {"lost+found"}  # a fresh volume's own folder
 
@@ -32,7 +33,8 @@ class StoreScan:
 class StoreReader:
     """Scans one store repeatedly; a bundle whose files did not change since the last scan is not read again.
 
-    Then the very same `Bundle` is in the scan, so that `is` tells what is new. A faulty one is read again
+    Then the very same `Bundle` is in the scan, so that `is` tells what is new. Of its tensors only the frame
+    is kept in memory (`Bundle.outlined`). A faulty one is read again
     each time: what was wrong may lie outside its files (a full file table, a network that was away).
     """
 
@@ -71,7 +73,7 @@ class StoreReader:
             return known
         try:
             _refuse_foreign_link(path, self._folder)
-            return signature, load_bundle(path)
+            return signature, load_bundle(path).outlined()
         except BundleError as error:
             return None, error
 
@@ -83,6 +85,16 @@ def scan_store(folder: Path) -> StoreScan:
         StoreError: the folder is missing or cannot be read.
     """
     return StoreReader(folder).scan()
+
+
+def read_manifests(folder: Path) -> list[Manifest]:
+    """The manifests of a store's bundles, their tensors unread; what is faulty is passed over.
+
+    Raises:
+        StoreError: the folder is missing or cannot be read.
+    """
+    found = [read_manifest(path) for path in _bundle_folders(folder) if not link_leaves(path, folder)]
+    return [manifest for manifest in found if manifest is not None]
 
 
 def entry_name(path: Path) -> str:

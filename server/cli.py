@@ -20,10 +20,18 @@ _DESCRIPTION = "Serve one frozen multimodal model to many tasks: vLLM's OpenAI s
 
 _HELP: dict[str, tuple[str, str]] = {
     "tasks": ("DIR", "the store: a folder of bundles, every good one is served under its name (required)"),
-    "text_rows": ("N", "room for learned text vectors, summed over the resident tasks"),
-    "vision_rows": ("N", "room for learned vision vectors, summed over the resident tasks"),
-    "task_slots": ("N", "how many tasks may be resident"),
+    "max_device_tasks": ("N", "tasks on the device at a time; a request for another waits until it is there"),
+    "max_host_tasks": ("N", "tasks kept in host memory, from where they come to the device at once"),
+    "pin_tasks": ("A,B", "names of tasks that never leave the device"),
+    "text_rows": ("N", "prompt tokens of all tasks on the device; 0: what the bundles of the store need"),
+    "vision_rows": ("N", "the same for the vision encoder's prompt tokens"),
+    "projectors": ("N", "tasks on the device with a projector of their own; 0: what the store needs"),
+    "lm_heads": ("N", "the same for output layers"),
     "max_picture_pixels": ("N", "larger pictures are refused before they are decoded"),
+    "canary": (
+        "WHAT",
+        "of a bundle whose canary the engine does not find again: refuse it, warn of it, or off: not asked",
+    ),
     "store_seconds": ("S", "between two looks at the store for bundles that came, changed or went; 0: never"),
 }
 

@@ -7,7 +7,7 @@ import math
 import os
 from argparse import Namespace
 from collections.abc import MutableMapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Self
@@ -15,11 +15,15 @@ from typing import Any, Self
 from prompts.errors import ConfigError
 from prompts.faults import fault
 from prompts.picture import MAX_PIXELS
-from server.engine.facts import ADDITIONAL_CONFIG_KEY, Capacity
+from prompts.store import read_manifests
+from server.capacity import plan_capacity
+from server.engine.facts import ADDITIONAL_CONFIG_KEY, Capacity, Room
 
-__all__ = ["PLUGIN_NAME", "ServeConfig", "set_environment"]
+__all__ = ["CANARY_MODES", "PLUGIN_NAME", "ServeConfig", "set_environment"]
 
 PLUGIN_NAME = "passepartout"
+_MAY_BE_0 = {"least": 0}
+CANARY_MODES = ("refuse", "warn", "off")
 _ENDPOINT_GROUP = "vllm.endpoint_plugins"
 _OTHER_GROUPS = (
     "vllm.general_plugins",
@@ -31,28 +35,47 @@ _OTHER_GROUPS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """`tasks`: the store. `text_rows`, `vision_rows`, `task_slots`: room for resident tasks (`Capacity`).
+    """`tasks`: the store. `max_device_tasks`, `max_host_tasks`: tasks at a time in these tiers.
 
+    `pin_tasks`: names, with commas between, that never leave the device. `text_rows`, `vision_rows`: prompt
+    tokens on the device, `projectors`, `lm_heads`: tasks there with one of their own; 0: as the store needs.
     `max_picture_pixels`: larger pictures are refused before they are decoded.
     `store_seconds`: between two looks at the store, which is followed while the server runs; 0: never again.
+    `canary`: what becomes of a bundle whose canary the engine does not find again: `refuse`, `warn`, or `off`
+    (canaries are not asked).
     """
 
     tasks: Path
-    text_rows: int = Capacity.text_rows
-    vision_rows: int = Capacity.vision_rows
-    task_slots: int = Capacity.slots
+    max_device_tasks: int = Capacity.tasks
+    max_host_tasks: int = field(default=Capacity.host_tasks, metadata=_MAY_BE_0)
+    pin_tasks: str = ""
+    text_rows: int = field(default=0, metadata=_MAY_BE_0)
+    vision_rows: int = field(default=0, metadata=_MAY_BE_0)
+    projectors: int = field(default=0, metadata=_MAY_BE_0)
+    lm_heads: int = field(default=0, metadata=_MAY_BE_0)
     max_picture_pixels: int = MAX_PIXELS
     store_seconds: float = 1.0
+    canary: str = "refuse"
 
     def __post_init__(self) -> None:
         faults = [
-            fault(_option(one.name), expected="1 or more", came=str(value), cure="give a positive number")
+            fault(
+                _option(one.name), expected=f"{least} or more", came=str(value), cure="give a larger number"
+            )
             for one in fields(self)
-            if isinstance(value := getattr(self, one.name), int) and value < 1
+            if isinstance(value := getattr(self, one.name), int)
+            and value < (least := one.metadata.get("least", 1))
         ]
+        if len(self.pinned) >= self.max_device_tasks > 0 and self.pinned:
+            came, cure = f"{len(self.pinned)} names", "pin fewer, or raise --max-device-tasks"
+            expected = f"fewer than --max-device-tasks ({self.max_device_tasks}): the others need a place too"
+            faults.append(fault("--pin-tasks", expected=expected, came=came, cure=cure))
         if not 0 <= self.store_seconds < math.inf:
             came, cure = str(self.store_seconds), "give seconds, or 0 to look once only"
             faults.append(fault("--store-seconds", expected="0 or more", came=came, cure=cure))
+        if self.canary not in CANARY_MODES:
+            expected, cure = " or ".join(CANARY_MODES), "correct the word"
+            faults.append(fault("--canary", expected=expected, came=self.canary, cure=cure))
         if not self.tasks.is_dir():
             came = "a file" if self.tasks.exists() else "nothing"
             cure = f"create the folder {self.tasks} or correct the path"
@@ -75,9 +98,27 @@ class ServeConfig:
             )
         return cls(**{one.name: getattr(args, one.name) for one in fields(cls)})
 
+    @property
+    def pinned(self) -> frozenset[str]:
+        """The names of `pin_tasks`."""
+        return frozenset(name for one in self.pin_tasks.split(",") if (name := one.strip()))
+
     def additional_config(self, given: Any) -> dict[str, Any]:
-        """vLLM's `additional_config` with our capacity in it; `given` is what the user put there."""
-        capacity = Capacity(text_rows=self.text_rows, vision_rows=self.vision_rows, slots=self.task_slots)
+        """vLLM's `additional_config` with our capacity in it; `given` is what the user put there.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        needs = [Room.of(manifest) for manifest in read_manifests(self.tasks)]
+        capacity = plan_capacity(
+            needs,
+            tasks=self.max_device_tasks,
+            host_tasks=self.max_host_tasks,
+            text_rows=self.text_rows,
+            vision_rows=self.vision_rows,
+            projectors=self.projectors,
+            lm_heads=self.lm_heads,
+        )
         return {**dict(given or {}), ADDITIONAL_CONFIG_KEY: asdict(capacity)}
 
 
@@ -92,6 +133,13 @@ def set_environment(environment: MutableMapping[str, str] = os.environ) -> None:
     environment["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*names, PLUGIN_NAME]))
 
 
+def quiet_offline(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Have an engine without a server log warnings alone, to stderr: stdout is the command's own."""
+    set_environment(environment)
+    environment.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    environment.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+
+
 def has_cache_size(environment: MutableMapping[str, str] = os.environ) -> bool:
     """Whether the environment already says how large the KV cache on a CPU is."""
     return bool(environment.get("VLLM_CPU_KVCACHE_SPACE"))
@@ -104,5 +152,5 @@ def _plugins_loaded_by_default() -> list[str]:
     return sorted(names - with_routes)
 
 
-def _option(field: str) -> str:
-    return "--" + field.replace("_", "-")
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -12,13 +12,15 @@ vLLM serves whatever lives in prometheus_client's default registry (or, with sev
 | `task_ttft_seconds`    | histogram | task, stream | from arrival to the engine's first token |
 | `task_tokens_total`    | counter   | task, kind   | tokens the engine read and wrote |
 | `frame_seconds`        | histogram | task         | putting the learned frame on one picture |
-| `tasks`                | gauge     | state        | bundles of the store: "resident" or "faulty" |
+| `tasks`                | gauge     | state        | bundles "served", of those on the "device", "faulty" |
+| `task_load_seconds`    | histogram | task, tier   | bringing a cold task to the device |
 | `task_info`            | gauge     | task, digest | 1 for the digest that serves, 0 for earlier ones |
 
 Label values are bounded, but for `digest`: one for each swap. `task`: the name of a task that is or was
 registered, `_base` (no task asked for) or `_unknown` (a name nobody registered). `code`: a string code of
 ours (`server.errors`), `http_<status>` for vLLM's own errors, `client_closed` for a request whose client
 went away. `stream`: "true" or "false".
+`tier`: where it came from, "host" memory or the "store".
 `kind`: "prompt" (learned rows included), "cached" (the part of "prompt" found in the prefix cache),
 "completion".
 """
@@ -34,6 +36,7 @@ UNKNOWN_LABEL = "_unknown"
 
 _LATENCY_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 _TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_LOAD_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _FRAME_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 
@@ -83,6 +86,13 @@ class TaskMetrics:
             registry=registry,
             buckets=_FRAME_BUCKETS,
         )
+        self._load = Histogram(
+            "passepartout_task_load_seconds",
+            "Bringing a task to the device.",
+            ["task", "tier"],
+            registry=registry,
+            buckets=_LOAD_BUCKETS,
+        )
         self._tasks = Gauge(
             "passepartout_tasks",
             "Bundles of the store.",
@@ -127,12 +137,15 @@ class TaskMetrics:
     def frame(self, task: str | None, *, seconds: float) -> None:
         self._frame.labels(self.label(task)).observe(seconds)
 
-    def store(self, *, resident: dict[str, str], faulty: int) -> None:
-        """Publish what is resident (name -> digest) and how many bundles are refused."""
-        self._tasks.labels("resident").set(len(resident))
-        self._tasks.labels("faulty").set(faulty)
-        for name, digest in self._published - resident.items():
+    def load(self, task: str, tier: str, seconds: float) -> None:
+        self._load.labels(self.label(task), tier).observe(seconds)
+
+    def store(self, *, served: dict[str, str], on_device: int, faulty: int) -> None:
+        """Publish what is served (name -> digest), how much of it is hot, how many bundles are refused."""
+        for state, count in (("served", len(served)), ("device", on_device), ("faulty", faulty)):
+            self._tasks.labels(state).set(count)
+        for name, digest in self._published - served.items():
             self._info.labels(name, digest).set(0)
-        for name, digest in resident.items():
+        for name, digest in served.items():
             self._info.labels(name, digest).set(1)
-        self._published = set(resident.items())
+        self._published = set(served.items())

@@ -1,13 +1,14 @@
 """The task around every request, as plain ASGI: nothing of vLLM is patched, it sees an ordinary request.
 
-A POST on a route of `server.surface` is read, its task resolved once to a handle, and the handle put where
-the engine side finds it (`server.engine.handles.CURRENT_TASK`) for as long as the request lasts. The answer
-carries `X-Task` and `X-Task-Digest` whether it is whole, streamed or an error.
+A POST on a route of `server.surface` is read, its task resolved once to a handle that is held on the device,
+and the handle put where the engine side finds it (`server.engine.handles.CURRENT_TASK`) for as long as the
+request lasts. The answer carries `X-Task` and `X-Task-Digest` whether it is whole, streamed or an error.
 """
 
 import asyncio
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import AsyncExitStack, nullcontext, suppress
+from functools import partial
 from http import HTTPStatus
 
 from starlette._utils import get_route_path  # the router's own: any other reading could miss a task
@@ -16,9 +17,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from prompts.errors import InternalError, PassepartoutError
+from prompts.errors import EngineError, InternalError, PassepartoutError, StaleBundleError
 from server.answer import CLIENT_CLOSED, Answer
-from server.engine.handles import using_task
+from server.engine.handles import TaskHandle, using_task
 from server.errors import error_response
 from server.log import logger
 from server.metrics import UNKNOWN_LABEL
@@ -28,11 +29,13 @@ from server.resolve import TASK_HEADER, split_alias
 from server.scope import CURRENT_SCOPE, RequestScope
 from server.service import Service
 from server.surface import ROUTES, Route, find_route
-from server.tasks import ResidentTask
+from server.tasks import ServedTask
 
 __all__ = ["DIGEST_HEADER", "TaskMiddleware"]
 
 DIGEST_HEADER = "X-Task-Digest"
+_LOOKS, _LOOK_SECONDS = 4, 5.0
+"""How often, and how long, a request waits for the store to say what its task's name means now."""
 
 
 class TaskMiddleware:
@@ -68,39 +71,55 @@ class _Exchange:
         self._asked = asked
         self._started = started
         self._route: Route | None = find_route(asked.path, asked.body)
-        self._task: ResidentTask | None = None
+        self._task: ServedTask | None = None
+        self._handle: TaskHandle | None = None
+        self._label: str | None = UNKNOWN_LABEL
         self._pictures: list[Picture] = []
 
     async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with ExitStack() as leases:
-            await self._run(scope, receive, send, leases)
+        async with AsyncExitStack() as holds:
+            await self._run(scope, receive, send, holds)
 
-    async def _run(self, scope: Scope, receive: Receive, send: Send, leases: ExitStack) -> None:
-        label: str | None = UNKNOWN_LABEL
+    async def _run(self, scope: Scope, receive: Receive, send: Send, holds: AsyncExitStack) -> None:
         inner, raw = self._app, self._asked.raw
         try:
-            self._task = resolve_task(self._asked, self._route, self._service)
-            if self._task is not None:
-                leases.enter_context(self._task.lease())
-            label = self._task.name if self._task is not None else None
-            raw, self._pictures = await prepare_body(self._asked, self._route, self._task, self._service)
+            raw = await self._prepare(holds)
         except PassepartoutError as error:
-            inner = error_response(error, path=self._asked.path)
+            inner = error_response(_told(error, self._task), path=self._asked.path)
         if raw is not self._asked.raw:
             MutableHeaders(scope=scope)["Content-Length"] = str(len(raw))
         answer = Answer(scope, send, headers=self._headers(), explain=self._explain)
-        await self._answer(inner, scope, answer.receive(raw, receive), answer, label)
+        await self._answer(inner, scope, answer.receive(raw, receive), answer)
 
-    async def _answer(
-        self, inner: ASGIApp, scope: Scope, receive: Receive, answer: Answer, label: str | None
-    ) -> None:
+    async def _prepare(self, holds: AsyncExitStack) -> bytes:
+        """Finds the task and has it on the device; returns the body for vLLM.
+
+        A bundle that was exchanged while its task was cold cannot be read any more: then the next look at the
+        store says what the name means now.
+        """
+        for _ in range(_LOOKS):
+            self._task = resolve_task(self._asked, self._route, self._service)
+            self._label = self._task.name if self._task is not None else None
+            raw, self._pictures = await prepare_body(self._asked, self._route, self._task, self._service)
+            if self._task is None:
+                return raw
+            try:
+                self._handle = await holds.enter_async_context(self._task.hold())
+                return raw
+            except StaleBundleError as error:
+                logger.info("task %s: %s", self._task.name, error)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._service.tasks.next_look(), _LOOK_SECONDS)
+        raise EngineError("its bundle cannot be read from the store any more")
+
+    async def _answer(self, inner: ASGIApp, scope: Scope, receive: Receive, answer: Answer) -> None:
+        label = self._label
         is_counted = self._route is not None and self._route.generates
         if is_counted:
             self._service.metrics.request_started(label)
-        handle = self._task.handle if self._task is not None else None
         token = CURRENT_SCOPE.set(self._scope(label))
         try:
-            with using_task(handle):
+            with using_task(self._handle):
                 await inner(scope, receive, answer.send)
         except (asyncio.CancelledError, ClientDisconnect):
             answer.error_code = CLIENT_CLOSED
@@ -129,7 +148,7 @@ class _Exchange:
             task=label,
             alias=str(model) if alias is not None else None,
             streamed=self._asked.is_streamed,
-            lease=self._task.lease if self._task is not None else nullcontext,
+            hold=partial(self._task.hold, is_held=True) if self._task is not None else nullcontext,
         )
 
     async def _answer_failure(self, error: Exception, answer: Answer) -> None:
@@ -152,6 +171,14 @@ class _Exchange:
         if broken is None:
             return None
         return broken.code, error_response(broken, path=self._asked.path)
+
+
+def _told(error: PassepartoutError, task: ServedTask | None) -> PassepartoutError:
+    """What clients get to read: an engine's own words are for the log (they name paths and objects)."""
+    if task is None or not isinstance(error, EngineError):
+        return error
+    logger.error("task %s: %s", task.name, error)
+    return EngineError(f"task {task.name} cannot be brought to the device; the server's log says how")
 
 
 async def _read_body(receive: Receive) -> bytes | None:

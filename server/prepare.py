@@ -13,7 +13,7 @@ from server.pictures import Picture, find_pictures, require_readable
 from server.resolve import TASK_HEADER, named_task, split_alias
 from server.service import Service
 from server.surface import ROUTES, Route
-from server.tasks import ResidentTask
+from server.tasks import ServedTask
 from server.usage import apply_usage
 
 __all__ = ["Asked", "parse_body", "prepare_body", "resolve_task"]
@@ -47,11 +47,11 @@ def parse_body(raw: bytes) -> Body:
     return body if isinstance(body, dict) else {}
 
 
-def resolve_task(asked: Asked, route: Route | None, service: Service) -> ResidentTask | None:
+def resolve_task(asked: Asked, route: Route | None, service: Service) -> ServedTask | None:
     """The task of a request, None for the base model.
 
     Raises:
-        InputError, TaskConflictError, TaskNotFoundError: what was named is no one task that is resident.
+        InputError, TaskConflictError, TaskNotFoundError: what was named is no one task that is served.
         UnsupportedError: the route takes no task.
     """
     body: Mapping[str, Any] = asked.body if route is not None else {}
@@ -72,7 +72,7 @@ def resolve_task(asked: Asked, route: Route | None, service: Service) -> Residen
 
 
 async def prepare_body(
-    asked: Asked, route: Route | None, task: ResidentTask | None, service: Service
+    asked: Asked, route: Route | None, task: ServedTask | None, service: Service
 ) -> tuple[bytes, list[Picture]]:
     """The body for vLLM (the very bytes that came, where nothing had to change) and its pictures.
 
@@ -97,11 +97,22 @@ async def prepare_body(
         )
     body = _without_alias(asked.body, service)
     if task is not None:
-        if task.handle.needs_picture and route.generates and not pictures:
+        if task.needs_picture and route.generates and not pictures:
             raise PictureRequiredError(task.name)
+        _check_prompt_logprobs(body, task)
         usage = task.bundle.manifest.usage
         body = apply_usage(body, usage, shape=route.shape, generates=route.generates)
     return (asked.raw if body == asked.body else json.dumps(body).encode()), pictures
+
+
+def _check_prompt_logprobs(body: Body, task: ServedTask) -> None:
+    """vLLM makes them by the model's own output layer."""
+    with_echo = body.get("echo") and body.get("logprobs") is not None
+    wanted = body.get("prompt_logprobs") is not None or with_echo
+    if task.bundle.manifest.lm_head and wanted:
+        cure = "ask for logprobs of the answer alone"
+        came = "a request for them, and a task with an lm_head of its own"
+        raise UnsupportedError(fault("prompt_logprobs", expected="none", came=came, cure=cure))
 
 
 def _check_preprocessing(body: Body) -> None:

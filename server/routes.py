@@ -24,7 +24,7 @@ from server.errors import error_response
 from server.middleware import DIGEST_HEADER
 from server.resolve import TASK_HEADER
 from server.service import Service
-from server.tasks import ResidentTask
+from server.tasks import ServedTask
 from server.vllm_models import list_base_models
 
 __all__ = ["add_routes"]
@@ -67,7 +67,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     async def ready() -> JSONResponse:
         """Say whether requests are answered.
 
-        200 `ready`: the engine is up and every bundle of the store is resident. 200 `degraded`: the engine is
+        200 `ready`: the engine is up and every bundle of the store is served. 200 `degraded`: the engine is
         up, some bundles are refused, each listed with its faults; the good ones serve, so a load balancer
         keeps the server. 503 `no_tasks`: every bundle of the store is refused. 503 `starting` or
         `engine_down`: nothing is answered.
@@ -102,8 +102,9 @@ async def _readiness(service: Service) -> tuple[HTTPStatus, dict[str, Any]]:
     return status, body
 
 
-def _describe(task: ResidentTask) -> dict[str, Any]:
+def _describe(task: ServedTask) -> dict[str, Any]:
     described: dict[str, Any] = {"id": task.name, "object": "task", "digest": task.digest}
+    described["on_device"] = task.loader.is_on_device(task.digest)
     manifest = task.bundle.manifest.model_dump(mode="json")
     provenance = manifest.pop("provenance")
     described |= manifest
@@ -111,13 +112,13 @@ def _describe(task: ResidentTask) -> dict[str, Any]:
     return described
 
 
-def _as_model(task: ResidentTask, base_cards: list[dict[str, Any]]) -> dict[str, Any]:
+def _as_model(task: ServedTask, base_cards: list[dict[str, Any]]) -> dict[str, Any]:
     base = base_cards[0]
     name = base["id"]
     return {**base, "id": f"{name}:{task.name}", "root": name, "parent": name, "digest": task.digest}
 
 
-def _headers(task: ResidentTask) -> dict[str, str]:
+def _headers(task: ServedTask) -> dict[str, str]:
     return {TASK_HEADER: task.name, DIGEST_HEADER: task.digest}
 
 

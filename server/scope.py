@@ -1,7 +1,7 @@
 """What is known of the request being answered, for code that vLLM calls without handing it the request."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -14,14 +14,14 @@ class RequestScope:
 
     `started`: `time.perf_counter()` at its arrival; `task`: the name for metrics, None for the base model;
     `alias`: the `base:task` that the client put into `model`, to be echoed; `streamed`: whether it asked so.
-    `lease`: opens a lease on the task, for engine requests that may outlast the HTTP request.
+    `hold`: keeps the task on the device, for engine requests that may outlast the HTTP request.
     """
 
     started: float
     task: str | None
     alias: str | None
     streamed: bool
-    lease: Callable[[], AbstractContextManager[None]] = nullcontext
+    hold: Callable[[], AbstractAsyncContextManager[object]] = nullcontext
 
 
 CURRENT_SCOPE: ContextVar[RequestScope | None] = ContextVar("passepartout_scope", default=None)

@@ -37,4 +37,9 @@ class Service:
 
     def publish(self) -> None:
         """Bring the gauges up to what the registry holds."""
-        self.metrics.store(resident=dict(self.tasks.digests()), faulty=len(self.tasks.faults))
+        served = self.tasks.tasks.values()
+        self.metrics.store(
+            served=dict(self.tasks.digests()),
+            on_device=sum(task.loader.is_on_device(task.digest) for task in served),
+            faulty=len(self.tasks.faults),
+        )

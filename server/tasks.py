@@ -1,18 +1,20 @@
-"""The tasks this server answers for: a bundle of the store, resident in every worker, under its name.
+"""The tasks this server answers for: the good bundles of the store, each under its name.
 
-`TaskRegistry.reconcile` brings them to what the store holds. A bundle that appears is loaded; one that
-changes is loaded beside the old one, then the name is turned to it; one that goes is taken off its name. What
-lost its name is drained: it leaves the workers when the last request that leased it has ended, so that a
-request finishes on the digest it began with. A bundle that cannot be served is kept with its faults, for the
-log and for `/ready`; a new name stays unknown, it is never answered by the base model, and a name that is
-served already goes on with what it has.
+`TaskRegistry.reconcile` brings them to what the store holds. A bundle that appears gets its name; one that
+changes is brought to the device beside the old one, then the name is turned to it; one that goes loses its
+name. What lost its name is drained: it leaves the workers when the last request that held it has ended, so
+that a request finishes on the digest it began with. A bundle that cannot be served is kept with its faults,
+for the log and for `/ready`; a new name stays unknown, it is never answered by the base model, and a name
+that is served already goes on with what it has.
+
+Which of the tasks are on the device is `Residency`'s affair (`server/engine/residency.py`).
 """
 
 import asyncio
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -22,34 +24,58 @@ from prompts.store import StoreScan, entry_name
 from server.engine.handles import TaskHandle
 from server.log import logger
 
-__all__ = ["DRAIN_GRACE_SECONDS", "Loader", "ResidentTask", "TaskRegistry"]
+__all__ = ["DRAIN_GRACE_SECONDS", "Loader", "ServedTask", "TaskRegistry"]
 
 DRAIN_GRACE_SECONDS = 0.5
-"""Between a drained task's last request and its unloading: time for what vLLM has still to start or abort."""
+"""Between a drained task's last request and its unloading: time for what vLLM has still to start."""
 _LOOK_SECONDS = 0.05
 _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 1.0, 30.0
 
 
 class Loader(Protocol):
-    """What makes a bundle resident: `server.engine.residency.Residency`, or a small fake in tests."""
+    """What knows of the device: `server.engine.residency.Residency`, or a small fake in tests."""
 
-    async def load(self, bundle: Bundle) -> TaskHandle:
-        """Return once every worker holds the bundle."""
+    def check(self, bundle: Bundle) -> None:
+        """Raise what keeps the bundle out of this engine for good."""
         raise NotImplementedError
 
-    async def unload(self, handle: TaskHandle) -> None:
-        """Undo one load."""
+    def using(
+        self, bundle: Bundle, *, is_held: bool = False, is_patient: bool = True
+    ) -> AbstractAsyncContextManager[TaskHandle]:
+        """Hold the bundle on the device while this is open; entering waits until it is there.
+
+        `is_held`: the request holds it already, and must not wait for itself. Not `is_patient`: a
+        CapacityError where it would have to wait for room.
+        """
+        raise NotImplementedError
+
+    def is_on_device(self, digest: str) -> bool:
+        """Whether holding that digest would wait for nothing."""
+        raise NotImplementedError
+
+    def is_pinned(self, bundle: Bundle) -> bool:
+        """Whether it is to be on the device all the time."""
+        raise NotImplementedError
+
+    def has_room(self, bundle: Bundle) -> bool:
+        """Whether it could come to the device and no other would have to leave."""
+        raise NotImplementedError
+
+    async def discard(self, digest: str) -> None:
+        """Take it off the device and out of host memory."""
         raise NotImplementedError
 
 
 @dataclass(eq=False)
-class ResidentTask:
+class ServedTask:
     """A task that requests may name. `bundle` may be exchanged for one of the same digest."""
 
     bundle: Bundle
-    handle: TaskHandle
+    loader: Loader
     leases: int = 0
-    is_unloaded: bool = False
+    is_drained: bool = False
+    faults: list[str] = field(default_factory=list)
+    """Why it is to be served no more, found when it came to the device."""
 
     @property
     def name(self) -> str:
@@ -58,22 +84,36 @@ class ResidentTask:
 
     @property
     def digest(self) -> str:
-        """What served, in 64 hexadecimal digits."""
-        return self.handle.digest
+        """What serves, in 64 hexadecimal digits."""
+        return self.bundle.digest
 
-    @contextmanager
-    def lease(self) -> Iterator[None]:
-        """Keeps the task in the workers for as long as this is open.
+    @property
+    def needs_picture(self) -> bool:
+        """Whether a request without a picture would be answered by the base model alone."""
+        return self.bundle.manifest.text is None
+
+    @asynccontextmanager
+    async def hold(self, *, is_held: bool = False) -> AsyncIterator[TaskHandle]:
+        """Keeps the task on the device while this is open; entering waits until it is there.
+
+        `is_held`: for a request that holds it already, but may let go before this is over.
 
         Raises:
-            TaskNotFoundError: it has left them already; a request that goes on behind its HTTP answer comes
-                here so late.
+            TaskNotFoundError: it was drained; a request that goes on behind its HTTP answer may come so late.
+            StaleBundleError: its folder holds another bundle; the next look at the store will see to it.
+            EngineError: the workers failed, or the engine does not serve it as it was trained.
         """
-        if self.is_unloaded:
+        if self.faults:
+            raise EngineError(self.faults[0])
+        if self.is_drained:
             raise TaskNotFoundError(self.name, ())
         self.leases += 1
         try:
-            yield
+            async with self.loader.using(self.bundle, is_held=is_held) as handle:
+                yield handle
+        except BundleError as error:
+            self.faults = list(error.faults)
+            raise EngineError(self.faults[0]) from error
         finally:
             self.leases -= 1
 
@@ -90,12 +130,12 @@ class _Refusal:
 
 @dataclass
 class TaskRegistry:
-    """Names to resident tasks, and the bundles that were refused.
+    """Names to tasks, and the bundles that were refused.
 
     `faults`: folder name in the store -> each fault as a sentence.
     """
 
-    tasks: dict[str, ResidentTask] = field(default_factory=dict)
+    tasks: dict[str, ServedTask] = field(default_factory=dict)
     faults: dict[str, list[str]] = field(default_factory=dict)
     loaded: bool = False
     drain_grace_seconds: float = DRAIN_GRACE_SECONDS
@@ -103,9 +143,10 @@ class TaskRegistry:
     _missing: set[str] = field(default_factory=set)
     _refused: dict[str, _Refusal] = field(default_factory=dict)
     _draining: set[asyncio.Task[None]] = field(default_factory=set)
+    _next_look: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def reconcile(self, scan: StoreScan, loader: Loader) -> None:
-        """Bring the tasks to what `scan` found; returns when new ones are resident, drains go on behind."""
+        """Bring the tasks to what `scan` found; drains go on behind."""
         faults = {entry: list(error.faults) for entry, error in scan.faults.items()}
         self._drop_gone(scan, loader)
         self._refused = {name: one for name, one in self._refused.items() if name in scan.bundles}
@@ -115,14 +156,20 @@ class TaskRegistry:
         self._note(faults)
         if not self.loaded:
             names = ", ".join(sorted(self.tasks)) or "none"
-            logger.info("%d tasks are resident: %s", len(self.tasks), names)
+            logger.info("%d tasks are served: %s", len(self.tasks), names)
         self.loaded = True
+        self._next_look.set()
+        self._next_look = asyncio.Event()
 
-    def find(self, name: str) -> ResidentTask:
+    async def next_look(self) -> None:
+        """Return when the store has been looked at once more."""
+        await self._next_look.wait()
+
+    def find(self, name: str) -> ServedTask:
         """Return the task of that name.
 
         Raises:
-            TaskNotFoundError: nothing of that name is resident.
+            TaskNotFoundError: nothing of that name is served.
         """
         task = self.tasks.get(name)
         if task is None:
@@ -130,11 +177,11 @@ class TaskRegistry:
         return task
 
     def digests(self) -> Mapping[str, str]:
-        """Name -> digest of what is resident."""
+        """Name -> digest of what is served."""
         return {name: task.digest for name, task in self.tasks.items()}
 
     def was_served(self, name: str) -> bool:
-        """Whether a task of that name is resident, or was."""
+        """Whether a task of that name is served, or was."""
         return name in self._known
 
     async def drained(self) -> None:
@@ -162,43 +209,60 @@ class TaskRegistry:
         """Has the bundle's name answered by this bundle; returns the faults that keep it from that."""
         current = self.tasks.get(bundle.name)
         if current is not None and current.digest == bundle.digest:
-            current.bundle = bundle
-            return []
+            if not current.faults:
+                current.bundle = bundle
+                return []
+            self._retire(self.tasks.pop(bundle.name), loader)
+            self._refused[bundle.name] = _Refusal(bundle, current.faults)
         before = self._refused.get(bundle.name)
         if before is not None and before.bundle is bundle and time.monotonic() < before.retry_at:
             return before.faults
         try:
-            await self._load(bundle, loader)
+            loader.check(bundle)
+            await self._warm(bundle, current, loader)
         except PassepartoutError as error:
             refusal = _refusal(bundle, error, before)
             self._refused[bundle.name] = refusal
             return refusal.faults
         self._refused.pop(bundle.name, None)
+        self._known.add(bundle.name)
+        self.tasks[bundle.name] = ServedTask(bundle, loader)
+        logger.info("task %s is served (digest %s)", bundle.name, bundle.digest)
         if current is not None:
             self._retire(current, loader)
         return []
 
-    async def _load(self, bundle: Bundle, loader: Loader) -> None:
-        handle = await loader.load(bundle)
-        self._known.add(bundle.name)
-        self.tasks[bundle.name] = ResidentTask(bundle, handle)
-        logger.info("task %s is resident (digest %s)", bundle.name, bundle.digest)
+    async def _warm(self, bundle: Bundle, current: ServedTask | None, loader: Loader) -> None:
+        """Brings a bundle to the device before requests ask for it, where no other has to leave for it.
 
-    def _retire(self, task: ResidentTask, loader: Loader) -> None:
+        So too in the place of a task that is there, and where the operator pinned it.
+        """
+        is_wanted = loader.is_pinned(bundle) or (current and loader.is_on_device(current.digest))
+        if not is_wanted and not loader.has_room(bundle):
+            return
+        try:
+            async with loader.using(bundle, is_patient=False):
+                pass
+        except CapacityError:
+            if bundle.canary is not None and current is not None:
+                raise  # unseen it does not take the place of one that works
+
+    def _retire(self, task: ServedTask, loader: Loader) -> None:
         drain = asyncio.create_task(self._drain(task, loader))
         self._draining.add(drain)
         drain.add_done_callback(self._draining.discard)
 
-    async def _drain(self, task: ResidentTask, loader: Loader) -> None:
-        """Unloads what has no name any more, after its last request; then there is room for the refused."""
+    async def _drain(self, task: ServedTask, loader: Loader) -> None:
+        """Discards what has no name any more, after its last request; then there is room for the refused."""
         await asyncio.sleep(self.drain_grace_seconds)
         while task.leases:
             while task.leases:
                 await asyncio.sleep(_LOOK_SECONDS)
             await asyncio.sleep(self.drain_grace_seconds)
-        task.is_unloaded = True
+        task.is_drained = True
         try:
-            await loader.unload(task.handle)
+            if task.digest not in self.digests().values():
+                await loader.discard(task.digest)
         except EngineError as error:
             logger.error("task %s (digest %s) is not unloaded: %s", task.name, task.digest, error)
         else:

@@ -1,38 +1,44 @@
-"""The workers' memory of learned prompts: one row bank per encoder, and who owns which row.
+"""The workers' memory of learned prompts: which tasks are on the device, and the index of the step being run.
 
 Buffers are allocated once and only ever filled in place, so that compiled graphs and CUDA graphs that read
-them stay right. Row 0 of each bank is the dummy's: zeros. Written for vLLM 0.32 (`async_tensor_h2d`).
+them stay right. Written for vLLM 0.32 (`async_tensor_h2d`).
 
-L, d: layers and width of the language model; L_v, d_v: of the vision encoder; T: tokens of one step at most.
+d: width of the language model; T: tokens of one step at most; P, P_v: prompt lengths.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from vllm.utils.torch_utils import async_tensor_h2d
 
-from prompts.bundle import Bundle
 from prompts.errors import CapacityError, EngineError
 from server.engine.facts import EngineFacts
-from server.engine.rows import RowAllocator
+from server.engine.host import HostCopy
+from server.engine.vectors import VectorBank
 
 __all__ = ["PromptBank", "Resident"]
+
+_NO_ROWS = torch.empty(0, dtype=torch.int64)
 
 
 @dataclass(kw_only=True)
 class Resident:
-    """A task in this worker's bank. `loads` counts the front end's loads of the same digest."""
+    """A task on the device. `loads` counts the front ends' loads of the same digest.
+
+    `text_rows` (P,), `vision_rows` (P_v,): int64 on the CPU, rows of the two `VectorBank`s; `place`,
+    `head_place`: of its projector and its lm_head, None where it has none.
+    """
 
     slot: int
     digest: str
-    text_row0: int = 0
-    text_length: int = 0
-    vision_row0: int = 0
-    vision_length: int = 0
+    text_rows: Tensor = _NO_ROWS
+    vision_rows: Tensor = _NO_ROWS
     vision_mode: Literal["released", "paper"] | None = None
-    projector: dict[str, Tensor] = field(default_factory=dict)
+    place: int | None = None
+    head_place: int | None = None
     loads: int = 1
 
     @property
@@ -42,39 +48,59 @@ class Resident:
 
 
 class PromptBank(nn.Module):
-    """Rows of all resident tasks, and the index of the step being run.
+    """Vectors and projectors of all tasks on the device, and the index of the step being run.
 
-    `rows`: (T,) int64, the bank row of each token of the step, -1 for ordinary tokens.
-    `text`: (L, text_rows + 1, d); `vision`: (L_v, vision_rows + 1, d_v), both in the model's dtype.
+    A digest has one slot for as long as the worker runs, on the device or not, and no other digest ever gets
+    it: so what vLLM's caches hold under digest and slot is right also when the task has left and come back.
+
+    `rows`: (T,) int64, the row of `text` of each token of the step, -1 for ordinary tokens.
     """
 
     def __init__(
         self, facts: EngineFacts, *, max_step_tokens: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         super().__init__()
+        room = facts.room
         self.rows: Tensor
-        self.text: Tensor
-        self.vision: Tensor
-        text_shape = (facts.text_layers, facts.text_rows + 1, facts.text_hidden)
-        vision_rows = facts.vision_rows + 1 if facts.vision_layers else 0
-        vision_shape = (facts.vision_layers, vision_rows, facts.vision_hidden)
         rows = torch.full((max_step_tokens,), -1, dtype=torch.int64, device=device)
         self.register_buffer("rows", rows, persistent=False)
-        for name, shape in (("text", text_shape), ("vision", vision_shape)):
-            self.register_buffer(name, torch.zeros(shape, dtype=dtype, device=device), persistent=False)
-        self._text_rows = RowAllocator("text_rows", first=1, capacity=facts.text_rows)
-        self._vision_rows = RowAllocator("vision_rows", first=1, capacity=facts.vision_rows)
-        self._slots = facts.slots
-        self._next_slot = 1
+        self.text = VectorBank(
+            "text",
+            layers=facts.text_layers,
+            rows=room.text_rows,
+            vectors=room.text_vectors,
+            width=facts.text_hidden,
+            dtype=dtype,
+            device=device,
+        )
+        self.vision = VectorBank(
+            "vision",
+            layers=facts.vision_layers,
+            rows=room.vision_rows,
+            vectors=room.vision_vectors,
+            width=facts.vision_hidden,
+            dtype=dtype,
+            device=device,
+        )
+        self._projectors = {
+            name: torch.zeros((room.projectors, *shape), dtype=dtype, device=device)
+            for name, shape in facts.projector.items()
+        }
+        self._free_places = list(range(room.projectors - 1, -1, -1))
+        head_shape = facts.lm_head or (0, 0)
+        self._heads = torch.zeros((room.lm_heads, *head_shape), dtype=dtype, device=device)
+        self._free_head_places = list(range(room.lm_heads - 1, -1, -1))
+        self._tasks = room.tasks
+        self._slots: dict[str, int] = {}
         self._residents: dict[int, Resident] = {}
-        self._owners = torch.full((facts.text_rows + 1,), -1, dtype=torch.int64, device="cpu")
-        self._owners[0] = 0
+        self._dummy = Resident(slot=0, digest="0" * 64, text_rows=torch.zeros(1, dtype=torch.int64))
 
     # Residents ------------------------------------------------------------------------------------------
 
     def find(self, digest: str) -> Resident | None:
         """The resident with that digest, if any."""
-        return next((one for one in self._residents.values() if one.digest == digest), None)
+        slot = self._slots.get(digest)
+        return None if slot is None else self._residents.get(slot)
 
     def admit(self, slot: int, digest_head: int) -> Resident:
         """The resident a ticket names.
@@ -87,29 +113,40 @@ class PromptBank(nn.Module):
             raise EngineError(f"slot {slot}: the task of this request is not resident in the worker")
         return resident
 
-    def load(self, bundle: Bundle) -> Resident:
-        """Copies a bundle (already checked against the facts) into free rows.
+    def slot_of(self, digest: str) -> int:
+        """The slot of a digest, from 1 on in the order they were first asked for."""
+        return self._slots.setdefault(digest, len(self._slots) + 1)
+
+    def hold(self, digest: str) -> Resident | None:
+        """Counts one more load of a resident; None where there is none of that digest."""
+        resident = self.find(digest)
+        if resident is not None:
+            resident.loads += 1
+        return resident
+
+    def load(self, copy: HostCopy) -> Resident:
+        """Brings a task that is not there yet to the device.
 
         Raises:
-            CapacityError: no slot or no run of rows is free; nothing was changed.
+            CapacityError: no room; nothing was changed.
+            EngineError: its tensors were not copied; nothing was changed.
         """
-        if (known := self.find(bundle.digest)) is not None:
-            known.loads += 1
-            return known
-        if len(self._residents) >= self._slots:
-            raise CapacityError(f"slots: all {self._slots} are taken; unload a task or raise slots")
-        resident = self._place(bundle)
+        resident = Resident(slot=self.slot_of(copy.digest), digest=copy.digest, vision_mode=copy.vision_mode)
+        if len(self._residents) >= self._tasks:
+            raise CapacityError(f"tasks: all {self._tasks} places on the device are taken")
         try:
-            self._copy(bundle, resident)
+            self._place(copy, resident)
+        except CapacityError:
+            self._free(resident)
+            raise
         except Exception as error:
             self._free(resident)
-            raise EngineError(f"task {bundle.name}: its tensors were not copied: {error}") from error
+            raise EngineError(f"digest {copy.digest[:12]}: its tensors were not copied: {error}") from error
         self._residents[resident.slot] = resident
-        self._next_slot += 1
         return resident
 
     def unload(self, slot: int, digest: str) -> int:
-        """Undoes one load; frees the rows with the last. Returns the loads that are left.
+        """Undoes one load; frees its room with the last. Returns the loads that are left.
 
         Raises:
             EngineError: no such resident.
@@ -123,43 +160,46 @@ class PromptBank(nn.Module):
             self._free(resident)
         return resident.loads
 
+    def projector_of(self, resident: Resident) -> Mapping[str, Tensor]:
+        """Its own projector by parameter name, on the device; empty where it has none."""
+        if resident.place is None:
+            return {}
+        return {name: stored[resident.place] for name, stored in self._projectors.items()}
+
+    @property
+    def has_heads(self) -> bool:
+        """Whether any resident has an lm_head of its own."""
+        return len(self._free_head_places) < len(self._heads)
+
+    def head_at(self, place: int) -> Tensor:
+        """The lm_head (vocabulary, d) of the resident with that `head_place`."""
+        return self._heads[place]
+
+    def _place(self, copy: HostCopy, resident: Resident) -> None:
+        if copy.text is not None:
+            resident.text_rows = self.text.add(copy.text.prompts, copy.text.layers)
+        if copy.vision is not None:
+            resident.vision_rows = self.vision.add(copy.vision.prompts, copy.vision.layers)
+        if copy.projector:
+            if not self._free_places:
+                raise CapacityError("projectors: all places are taken; raise projectors")
+            resident.place = self._free_places.pop()
+            for name, tensor in copy.projector.items():
+                self._projectors[name][resident.place].copy_(tensor, non_blocking=True)
+
+        if copy.lm_head is not None:
+            if not self._free_head_places:
+                raise CapacityError("lm_heads: all places are taken; raise lm_heads")
+            resident.head_place = self._free_head_places.pop()
+            self._heads[resident.head_place].copy_(copy.lm_head, non_blocking=True)
+
     def _free(self, resident: Resident) -> None:
-        self._text_rows.release(resident.text_row0, resident.text_length)
-        self._vision_rows.release(resident.vision_row0, resident.vision_length)
-        self._owners[resident.text_row0 : resident.text_row0 + resident.text_length] = -1
-
-    def _place(self, bundle: Bundle) -> Resident:
-        text, vision = bundle.manifest.text, bundle.manifest.vision
-        text_length = text.length if text else 0
-        vision_length = vision.length if vision else 0
-        text_row0 = self._text_rows.allocate(text_length)
-        try:
-            vision_row0 = self._vision_rows.allocate(vision_length)
-        except CapacityError:
-            self._text_rows.release(text_row0, text_length)
-            raise
-        return Resident(
-            slot=self._next_slot,
-            digest=bundle.digest,
-            text_row0=text_row0,
-            text_length=text_length,
-            vision_row0=vision_row0,
-            vision_length=vision_length,
-            vision_mode=vision.mode if vision else None,
-        )
-
-    def _copy(self, bundle: Bundle, resident: Resident) -> None:
-        if bundle.text_prompts is not None:
-            end = resident.text_row0 + resident.text_length
-            self.text[:, resident.text_row0 : end].copy_(bundle.text_prompts)
-            self._owners[resident.text_row0 : end] = resident.slot
-        if bundle.vision_prompts is not None:
-            end = resident.vision_row0 + resident.vision_length
-            self.vision[:, resident.vision_row0 : end].copy_(bundle.vision_prompts)
-        resident.projector = {
-            name: tensor.to(device=self.text.device, dtype=self.text.dtype)
-            for name, tensor in bundle.projector_state().items()
-        }
+        self.text.remove(resident.text_rows)
+        self.vision.remove(resident.vision_rows)
+        if resident.place is not None:
+            self._free_places.append(resident.place)
+        if resident.head_place is not None:
+            self._free_head_places.append(resident.head_place)
 
     # The step being run ---------------------------------------------------------------------------------
 
@@ -168,16 +208,24 @@ class PromptBank(nn.Module):
         self.rows.fill_(-1)
 
     def set_step(self, positions: Tensor, handles: Tensor) -> None:
-        """Marks `positions` (n,) of the step as the prompt rows that `handles` (n, 2) name; both on the CPU.
+        """Marks `positions` (n,) of the step as the prompt tokens `handles` (n, 2) name; both on the CPU.
+
+        A handle is (slot, place in the prompt).
 
         Raises:
-            EngineError: a row does not belong to the slot that claims it.
+            EngineError: a task that is not resident any more, or a place behind its prompt's end.
         """
-        slots, rows = handles.unbind(dim=1)
-        if not bool((self._owners[rows] == slots).all()):
-            raise EngineError(
-                f"slots {sorted(set(slots.tolist()))}: a request's task is not resident any more"
-            )
         step = torch.full((int(positions.max()) + 1,), -1, dtype=torch.int64, device="cpu")
-        step[positions] = rows
+        step[positions] = self._find_rows(handles)
         self.rows[: step.shape[0]].copy_(async_tensor_h2d(step, device=self.rows.device), non_blocking=True)
+
+    def _find_rows(self, handles: Tensor) -> Tensor:
+        slots, places = handles.unbind(dim=1)
+        rows = torch.empty_like(places)
+        for slot in slots.unique().tolist():
+            is_its = slots == slot
+            resident = self._residents.get(slot) if slot else self._dummy
+            if resident is None or int(places[is_its].max()) >= len(resident.text_rows):
+                raise EngineError(f"slot {slot}: a request's task is not resident any more")
+            rows[is_its] = resident.text_rows[places[is_its]]
+        return rows

@@ -36,21 +36,21 @@ class TaskFrame:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskHandle:
-    """One bundle resident in every worker.
+    """One bundle as requests name it in every worker.
 
-    `slot` numbers residencies from 1 in the order they were loaded and is never used again, so that no cache
-    entry of an unloaded task can be met. Rows are places in the workers' banks (`bank.py`).
+    `slot` numbers digests from 1 in the order the workers first heard of them; it stays the digest's own, so
+    that no cache entry of another can be met, and a handle holds also when its task left the device and came
+    back.
     """
 
     name: str
     digest: str
     slot: int
-    text_row0: int = 0
     text_length: int = 0
-    vision_row0: int = 0
     vision_length: int = 0
     vision_mode: Literal["released", "paper"] | None = None
     has_projector: bool = False
+    has_lm_head: bool = False
     frame: TaskFrame | None = field(default=None, compare=False, repr=False)
 
     @property

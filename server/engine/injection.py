@@ -1,8 +1,9 @@
-"""Text prompts into the decoder: at the input of every layer a prompt token's state is the bank's row.
+"""Text prompts into the decoder: at the input of each layer a prompt token's state is its vector of the bank.
 
 Written for vLLM 0.32's decoder layers `(positions, hidden_states, residual)` that begin with
-norm(hidden_states + residual): the row goes into `hidden_states` and 0 into `residual`. There is no branch on
-whether a prompt is in the batch, so compiled graphs and CUDA graphs are the same for every batch.
+norm(hidden_states + residual): the row goes into `hidden_states` and 0 into `residual`. Layers without a
+`residual` (OPT's) get the whole state in `hidden_states`. There is no branch on whether a prompt is in the
+batch, so compiled graphs and CUDA graphs are the same for every batch.
 """
 
 import inspect
@@ -28,25 +29,25 @@ def inject_text_prompts(layers: Sequence[nn.Module], bank: PromptBank) -> None:
     """
     for index, layer in enumerate(layers):
         names = [name for name in inspect.signature(type(layer).forward).parameters if name != "self"]
-        if "hidden_states" not in names or "residual" not in names:
+        if "hidden_states" not in names:
             raise UnsupportedError(
-                f"decoder layer {type(layer).__name__}: expected a forward with hidden_states and residual, "
+                f"decoder layer {type(layer).__name__}: expected a forward with hidden_states, "
                 f"came ({', '.join(names)}); learned text prompts do not work with this language model"
             )
-        hook = _make_hook(bank, index, names.index("hidden_states"), names.index("residual"))
+        residual_at = names.index("residual") if "residual" in names else None
+        hook = _make_hook(bank, index, names.index("hidden_states"), residual_at)
         layer.register_forward_pre_hook(hook, with_kwargs=True)
 
 
-def _make_hook(bank: PromptBank, layer: int, hidden_at: int, residual_at: int) -> _Hook:
+def _make_hook(bank: PromptBank, layer: int, hidden_at: int, residual_at: int | None) -> _Hook:
     def put_rows(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         args, kwargs = list(args), dict(kwargs)  # type: ignore[assignment]
         hidden = _get(args, kwargs, hidden_at, "hidden_states")
-        residual = _get(args, kwargs, residual_at, "residual")
-        rows = bank.rows[: hidden.shape[0]]
-        is_prompt = (rows >= 0).unsqueeze(-1)
-        prompts = bank.text[layer][rows.clamp(min=0)].to(hidden.dtype)
+        residual = None if residual_at is None else _get(args, kwargs, residual_at, "residual")
+        prompts, has_one = bank.text.take(layer, bank.rows[: hidden.shape[0]])
+        is_prompt, prompts = has_one.unsqueeze(-1), prompts.to(hidden.dtype)
         _set(args, kwargs, hidden_at, "hidden_states", torch.where(is_prompt, prompts, hidden))
-        if residual is not None:
+        if residual_at is not None and residual is not None:
             zero = torch.zeros_like(residual)
             _set(args, kwargs, residual_at, "residual", torch.where(is_prompt, zero, residual))
         return tuple(args), kwargs

@@ -22,10 +22,11 @@ __all__ = [
     "PromptItems",
     "make_rows",
     "make_ticket",
+    "read_cache_key",
 ]
 
 PROMPT_ROWS_FIELD = "passepartout_rows"
-"""(1, P, 2) int64 on the CPU: (slot, bank row) of each prompt token."""
+"""(1, P, 2) int64 on the CPU: (slot, place in the prompt) of each prompt token."""
 PROMPT_TICKET_FIELD = "passepartout_prompt_ticket"
 """(1, 2) int64 on the CPU: the ticket of the learned-prompt item."""
 PICTURE_TICKET_FIELD = "passepartout_picture_ticket"
@@ -60,11 +61,20 @@ def make_ticket(handle: TaskHandle | None) -> Tensor:
     """The ticket of `handle`, (2,) int64; zeros for the base model."""
     if handle is None or handle.slot == 0:
         return torch.zeros(2, dtype=torch.int64)
-    head = int.from_bytes(bytes.fromhex(handle.digest[:16]), "big", signed=True)
-    return torch.tensor([handle.slot, head], dtype=torch.int64)
+    return torch.tensor([handle.slot, _head(handle.digest)], dtype=torch.int64)
+
+
+def read_cache_key(key: str) -> tuple[int, int]:
+    """(slot, first eight bytes of the digest) of a `TaskHandle.cache_key`, as tickets have them."""
+    digest, _, slot = key.partition(":")
+    return int(slot), _head(digest)
+
+
+def _head(digest: str) -> int:
+    return int.from_bytes(bytes.fromhex(digest[:16]), "big", signed=True)
 
 
 def make_rows(handle: TaskHandle) -> Tensor:
-    """(slot, bank row) of each text prompt token, (P, 2) int64."""
-    rows = handle.text_row0 + torch.arange(handle.text_length, dtype=torch.int64)
-    return torch.stack([torch.full_like(rows, handle.slot), rows], dim=1)
+    """(slot, place in the prompt) of each text prompt token, (P, 2) int64."""
+    places = torch.arange(handle.text_length, dtype=torch.int64)
+    return torch.stack([torch.full_like(places, handle.slot), places], dim=1)

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from prompts.bundle import Bundle
+from prompts.errors import UnsupportedError
+from prompts.faults import fault
 from server.engine.facts import ADDITIONAL_CONFIG_KEY, Capacity
 from server.engine.handles import TaskHandle, using_task
 from server.engine.plugin import WORKER_EXTENSION
@@ -52,12 +54,18 @@ class OfflineTasks:
         self.residency = asyncio.run(Residency.connect(LocalEngine(llm), model_folder))
 
     def load(self, bundle: Bundle) -> TaskHandle:
-        """See `Residency.load`."""
-        return asyncio.run(self.residency.load(bundle))
+        """Checks the bundle and keeps it on the device until `unload`.
+
+        Raises:
+            BaseModelMismatchError, BundleError, ConfigError: see `Residency.check`.
+            CapacityError, EngineError: see `Residency.acquire`.
+        """
+        self.residency.check(bundle)
+        return asyncio.run(self.residency.acquire(bundle, is_patient=False))
 
     def unload(self, handle: TaskHandle) -> None:
-        """See `Residency.unload`."""
-        asyncio.run(self.residency.unload(handle))
+        """Undoes one `load`; the task leaves the device when its room is needed. No request may need it."""
+        self.residency.release(handle)
 
     def generate(
         self,
@@ -66,7 +74,13 @@ class OfflineTasks:
         sampling_params: Any,
         **options: Any,
     ) -> list[Any]:
-        """`LLM.generate` with a task, or None, for each prompt; its `RequestOutput`s in their order."""
+        """`LLM.generate` with a task, or None, for each prompt; its `RequestOutput`s in their order.
+
+        `sampling_params`: for all prompts, or a list with one for each.
+
+        Raises:
+            UnsupportedError: prompt logprobs under a task with an lm_head of its own.
+        """
         return self._run(self.llm.enqueue, prompts, handles, sampling_params, options)
 
     def chat(
@@ -87,15 +101,26 @@ class OfflineTasks:
         sampling_params: Any,
         options: dict[str, Any],
     ) -> list[Any]:
+        given = sampling_params if isinstance(sampling_params, list) else [sampling_params] * len(inputs)
+        _check_prompt_logprobs(given, handles)
         queued: list[str] = []
         self.llm.sleep(level=0, mode="keep")
         try:
-            for one, handle in zip(inputs, handles, strict=True):
+            for one, handle, sampling in zip(inputs, handles, given, strict=True):
                 with using_task(handle):
-                    queued += enqueue([one], sampling_params, use_tqdm=False, **options)
+                    queued += enqueue([one], sampling, use_tqdm=False, **options)
         except BaseException:
-            self.llm.llm_engine.abort_request(queued)
+            self.llm.llm_engine.abort_request(queued, internal=True)  # the ids that `enqueue` gives
             raise
         finally:
             self.llm.wake_up(tags=["scheduling"])
         return list(self.llm.wait_for_completion(use_tqdm=False))
+
+
+def _check_prompt_logprobs(sampling_params: Sequence[Any], handles: Sequence[TaskHandle | None]) -> None:
+    """vLLM makes them by the model's own output layer."""
+    for sampling, handle in zip(sampling_params, handles, strict=True):
+        if handle is not None and handle.has_lm_head and sampling.prompt_logprobs is not None:
+            cure = "ask for logprobs of the answer alone"
+            came = f"{sampling.prompt_logprobs}, and task {handle.name} has an lm_head of its own"
+            raise UnsupportedError(fault("prompt_logprobs", expected="None", came=came, cure=cure))

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from transformers import BatchFeature
 from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
-from vllm.multimodal.parse import MultiModalDataItems, MultiModalDataParser
+from vllm.multimodal.parse import ImageProcessorItems, MultiModalDataItems, MultiModalDataParser
 from vllm.multimodal.processing import (
     BaseDummyInputsBuilder,
     BaseMultiModalProcessor,
@@ -47,7 +47,12 @@ from server.engine.items import (
     make_ticket,
 )
 
-__all__ = ["FRAME_OBSERVERS", "PromptDummyMixin", "PromptInfoMixin", "PromptProcessorMixin"]
+__all__ = [
+    "FRAME_OBSERVERS",
+    "PromptDummyMixin",
+    "PromptInfoMixin",
+    "PromptProcessorMixin",
+]
 
 FRAME_OBSERVERS: list[Callable[[TaskHandle, float], None]] = []
 """Called with the handle and the seconds for each frame put on a picture, in a thread of vLLM's."""
@@ -69,11 +74,16 @@ class PromptInfoMixin(BaseProcessingInfo):
         parser._get_subparsers = lambda: {**stock(), MODALITY: PromptItems}
         return parser
 
-    def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int]:
+    def get_mm_max_tokens_per_item(
+        self, seq_len: int, mm_counts: Mapping[str, int]
+    ) -> Mapping[str, int] | None:
         stock = super().get_mm_max_tokens_per_item(seq_len, mm_counts)
-        if stock is None:
-            stock = {"image": self.get_max_image_tokens()} if mm_counts.get("image") else {}
-        return {**stock, MODALITY: 1}
+        theirs = {name for name, count in mm_counts.items() if count and name != MODALITY}
+        if stock is None and theirs == {"image"} and hasattr(self, "get_max_image_tokens"):
+            stock = {"image": self.get_max_image_tokens()}
+        if stock is None and theirs:
+            return None  # vLLM counts on dummy inputs then, ours among them
+        return {**(stock or {}), MODALITY: 1}
 
 
 class PromptDummyMixin(BaseDummyInputsBuilder):
@@ -94,6 +104,9 @@ class PromptProcessorMixin(BaseMultiModalProcessor):
     def apply(self, inputs: ProcessorInputs, timing_ctx: TimingContext) -> Any:
         given = inputs.mm_data_items.get(MODALITY)
         handle: TaskHandle | None = given[0] if given else None
+        if handle is not None and handle.changes_pictures and inputs.mm_data_items.get("video"):
+            came, cure = "a video", "send its frames as pictures"
+            raise PictureError(fault(f"task {handle.name}", expected="pictures", came=came, cure=cure))
         if handle is not None and handle.text_length == 0:
             # An item without tokens of its own is an error to vLLM.
             rest = {name: items for name, items in inputs.mm_data_items.items() if name != MODALITY}
@@ -120,16 +133,15 @@ class PromptProcessorMixin(BaseMultiModalProcessor):
 
     # Data -----------------------------------------------------------------------------------------------
 
-    def _call_hf_processor(
-        self, hf_data: Mapping[str, object], hf_kwargs: Mapping[str, object]
-    ) -> BatchFeature:
+    def _get_hf_mm_inputs(self, mm_items: MultiModalDataItems, hf_kwargs: Mapping[str, object]) -> Any:
+        """Puts the frame on before any family's processor looks at a picture, its size included."""
+        given = super()._get_hf_mm_inputs(mm_items, hf_kwargs)
         handle = _IN_PROCESS.get()
-        if handle is None or handle.frame is None or "images" not in hf_data:
-            return super()._call_hf_processor(hf_data, hf_kwargs)
-        pictures: Any = hf_data["images"]
-        framed = {**hf_data, "images": [_put_handles_frame(picture, handle) for picture in pictures]}
-        return self.info.ctx.call_hf_processor(
-            self.info.get_hf_processor(**hf_kwargs), framed, {**hf_kwargs, "do_rescale": False}
+        if handle is None or handle.frame is None or "images" not in given.hf_data:
+            return given
+        framed = [_put_handles_frame(picture, handle) for picture in given.hf_data["images"]]
+        return given._replace(
+            hf_data={**given.hf_data, "images": framed}, hf_kwargs={**given.hf_kwargs, "do_rescale": False}
         )
 
     def _apply_hf_processor_main(
@@ -167,8 +179,9 @@ class PromptProcessorMixin(BaseMultiModalProcessor):
         hf_processor_mm_kwargs: Mapping[str, object],
         out_mm_kwargs: MultiModalKwargsItems,
     ) -> Sequence[PromptUpdate]:
-        updates = list(super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs))
         handle = _IN_PROCESS.get()
+        seen = _as_framed(mm_items, handle)
+        updates = list(super()._get_prompt_updates(seen, hf_processor_mm_kwargs, out_mm_kwargs))
         if handle is None:
             return updates
         if handle.extra_image_tokens:
@@ -223,6 +236,15 @@ def _check_pictures(processor_data: Mapping[str, Any], handle: TaskHandle) -> No
     if "images" not in processor_data:
         came, cure = "image embeddings", "send the picture itself"
         raise PictureError(fault(f"task {handle.name}", expected="pictures", came=came, cure=cure))
+
+
+def _as_framed(items: MultiModalDataItems, handle: TaskHandle | None) -> MultiModalDataItems:
+    """The items with pictures of the frame's size, for families that count tokens by a picture's size."""
+    if handle is None or handle.frame is None or not items.get("image"):
+        return items
+    canvas = torch.empty(3, *handle.frame.spec.canvas, device="meta")
+    framed = ImageProcessorItems([canvas] * items.get_count("image"))
+    return MultiModalDataItems({**items, "image": framed})
 
 
 def _put_handles_frame(picture: object, handle: TaskHandle) -> torch.Tensor:

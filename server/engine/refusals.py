@@ -1,18 +1,20 @@
-"""Engine options that learned prompts do not work with, refused at the start; and the compile salt.
+"""Engine options that learned prompts or frames do not work with, and the compile salt.
 
 Checked in the front end (`renderer.py`) and again in every worker (`families/base.py`). For vLLM 0.32.
 """
 
 from typing import Any
 
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
 from prompts.errors import ConfigError
 from prompts.faults import fault
 from server.engine.facts import ADDITIONAL_CONFIG_KEY, Capacity
 from server.engine.items import MODALITY
 
-__all__ = ["check_config", "salt_compile_cache"]
+__all__ = ["check_config", "find_frame_refusal", "salt_compile_cache"]
 
-_INJECTION_VERSION = 1
+_INJECTION_VERSION = 2
 """Raise it whenever what is compiled into the model changes (`injection.py`, `bank.py`)."""
 
 _DRAFTERS_WITHOUT_A_MODEL = {"ngram", "ngram_gpu", "suffix"}
@@ -37,6 +39,7 @@ def check_config(vllm_config: Any) -> None:
         "ec_transfer_config": vllm_config.ec_transfer_config is not None,
         "mm_encoder_only": multimodal is not None and multimodal.mm_encoder_only,
         "language_model_only": multimodal is not None and multimodal.language_model_only,
+        "video_pruning_rate": multimodal is not None and multimodal.is_multimodal_pruning_enabled(),
         f"limit_mm_per_prompt.{MODALITY}": multimodal is not None
         and multimodal.get_limit_per_prompt(MODALITY) == 0,
         "enable_tower_connector_lora": lora is not None and lora.enable_tower_connector_lora,
@@ -46,6 +49,24 @@ def check_config(vllm_config: Any) -> None:
     faults = [fault(name, expected="off", came="on", cure=cure) for name in refused]
     if faults:
         raise ConfigError("engine options", faults)
+
+
+def find_frame_refusal(model_config: Any) -> str | None:
+    """Why no frame goes around this model's pictures, None where one does.
+
+    A frame is unbounded float: transformers' PIL image processors, which `mm_processor_kwargs` may ask for
+    and a torchvision too old for a family leads to, would round it to 8 bits without a word.
+    """
+    info = MULTIMODAL_REGISTRY.get_processing_info(model_config)
+    if "image" not in info.supported_mm_limits:
+        return "the model that is served takes no pictures"
+    image_processor = info.get_hf_processor().image_processor
+    if getattr(image_processor, "backend", None) == "torchvision":
+        return None
+    return (
+        f"{type(image_processor).__name__} takes pictures of 8 bits alone; serve with transformers' "
+        "torchvision image processor (mm_processor_kwargs without backend and use_fast)"
+    )
 
 
 def salt_compile_cache(vllm_config: Any) -> Capacity:

@@ -1,58 +1,88 @@
-"""The front end's half of loading tasks: checks a bundle against the engine, has every worker load it.
+"""Which tasks are on the device: brought there for the requests that name them, the least used one leaves.
 
-Works on anything with vLLM 0.32's `collective_rpc` coroutine: `AsyncLLM`, or `offline.LocalEngine` around
-`LLM`. The workers own the banks and hand out rows and slots (`worker.py`); they must all say the same.
+Tiers: the store (any number of bundles), host memory in each worker (`host.py`), the device (`bank.py`).
+A request holds its task on the device from before its prompt is rendered until its last token. One that
+names a cold task waits until the task is there; no other waits for it. All of this is in the front end; the
+workers do as they are told (`workers.py`).
 """
 
 import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Literal, Self
 
 from prompts.bundle import Bundle
-from prompts.errors import (
-    BaseModelMismatchError,
-    BundleError,
-    CapacityError,
-    ConfigError,
-    EngineError,
-    PassepartoutError,
-)
-from prompts.faults import fault, shown
+from prompts.errors import BaseModelMismatchError, BundleError, CapacityError, ConfigError
+from prompts.faults import fault
 from prompts.fingerprint import base_model_ref
 from prompts.manifest import BaseModelRef
-from server.engine.facts import EngineFacts, find_misfits
+from server.engine.facts import EngineFacts, Room, find_misfits
 from server.engine.handles import TaskFrame, TaskHandle
+from server.engine.workers import WorkerCalls, Workers
 
-__all__ = ["Residency", "WorkerCalls"]
+__all__ = ["LoadObserver", "Residency"]
 
-_BY_CODE: dict[str, type[PassepartoutError]] = {one.code: one for one in (CapacityError, EngineError)}
+_PATIENCE_SECONDS = 1.0
+"""How long a cold task waits for room before one that is in use all the time has to let it have some."""
+
+LoadObserver = Callable[[str, Literal["host", "store"], float], None]
+"""Told of each load: the task's name, the tier it came from, the seconds (waiting for room included)."""
 
 
-class WorkerCalls(Protocol):
-    """The one thing asked of vLLM's engine client."""
+@dataclass(eq=False)
+class _Entry:
+    """A task on the device, or on its way there: `bringing` is done once it is.
 
-    async def collective_rpc(
-        self, method: str, timeout: float | None = None, args: tuple = (), kwargs: dict | None = None
-    ) -> list[Any]:
-        """Calls `method` in every worker; returns each worker's answer."""
-        raise NotImplementedError
+    `leaves`: it is to go when nobody holds it any more; `gone` is set then.
+    """
+
+    bundle: Bundle
+    room: Room
+    bringing: asyncio.Task[TaskHandle] | None = None
+    handle: TaskHandle | None = None
+    holds: int = 0
+    is_pinned: bool = False
+    leaves: bool = False
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Residency:
-    """Loads bundles into every worker of one engine and hands out `TaskHandle`s.
+    """The device tier of one engine, as one front end sees it.
 
-    Build it with `await Residency.connect(engine, model_folder)`.
+    Build it with `await Residency.connect(engine, model_folder)`. `share`: front ends of this engine; each
+    keeps to its part of the room, so that none waits for what another holds.
     """
 
-    def __init__(self, engine: WorkerCalls, *, facts: EngineFacts, base: BaseModelRef) -> None:
-        self._engine = engine
-        self._lock = asyncio.Lock()
-        self._handles: dict[int, TaskHandle] = {}
+    def __init__(
+        self,
+        workers: Workers,
+        *,
+        facts: EngineFacts,
+        base: BaseModelRef,
+        pinned: Collection[str] = (),
+        share: int = 1,
+    ) -> None:
         self.facts = facts
         self.base = base
+        self._workers = workers
+        self._pinned = frozenset(pinned)
+        self._room = facts.room.share(share)
+        self._free = self._room
+        self.observe_load: LoadObserver = lambda name, tier, seconds: None
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        """Digest -> entry, least recently used first."""
+        self._turn = asyncio.Lock()
+        self._released = asyncio.Event()
+        self._is_full = False
+        """Whether the one whose turn it is waits for room."""
 
     @classmethod
-    async def connect(cls, engine: WorkerCalls, model_folder: Path) -> Self:
+    async def connect(
+        cls, engine: WorkerCalls, model_folder: Path, *, pinned: Collection[str] = (), share: int = 1
+    ) -> Self:
         """Asks the workers for their shapes and reads the identity of the checkpoint in `model_folder`.
 
         Raises:
@@ -60,13 +90,8 @@ class Residency:
             BaseModelError: the folder holds no checkpoint.
         """
         base = await asyncio.to_thread(base_model_ref, model_folder)
-        facts = EngineFacts.from_plain(await _call(engine, "passepartout_facts"))
-        return cls(engine, facts=facts, base=base)
-
-    @property
-    def handles(self) -> tuple[TaskHandle, ...]:
-        """What was loaded through this object and not unloaded, oldest first."""
-        return tuple(self._handles.values())
+        workers = Workers(engine)
+        return cls(workers, facts=await workers.facts(), base=base, pinned=pinned, share=share)
 
     def check(self, bundle: Bundle) -> None:
         """Says at once whether `bundle` can be served here.
@@ -77,41 +102,144 @@ class Residency:
             ConfigError: a bundle that was never saved (workers read it from its folder).
         """
         self._check_base(bundle)
-        misfits = find_misfits(bundle, self.facts)
+        misfits = find_misfits(bundle, self.facts, self._room)
         if misfits:
             raise BundleError(bundle.path or Path(bundle.name), misfits)
         if bundle.path is None:
             came, cure = "a bundle in memory", "save it with prompts.bundle.save_bundle and load that"
             raise ConfigError(bundle.name, [fault("path", expected="a folder", came=came, cure=cure)])
 
-    async def load(self, bundle: Bundle) -> TaskHandle:
-        """Makes `bundle` resident in every worker; requests may carry the handle from then on.
+    def is_on_device(self, digest: str) -> bool:
+        """Whether a request for that digest would wait for nothing."""
+        entry = self._entries.get(digest)
+        return entry is not None and entry.handle is not None
 
-        A digest that is resident already is not copied again: the handles share slot and rows.
+    def is_pinned(self, bundle: Bundle) -> bool:
+        """Whether the operator wants it to stay on the device."""
+        return bundle.name in self._pinned
+
+    @property
+    def device_tasks(self) -> int:
+        """Tasks on the device now."""
+        return sum(entry.handle is not None for entry in self._entries.values())
+
+    def has_room(self, bundle: Bundle) -> bool:
+        """Whether it could come to the device and none had to leave."""
+        return not self._free.lacks(Room.of(bundle.manifest))
+
+    @asynccontextmanager
+    async def using(
+        self, bundle: Bundle, *, is_held: bool = False, is_patient: bool = True
+    ) -> AsyncIterator[TaskHandle]:
+        """Holds `bundle` on the device for as long as this is open; see `acquire`."""
+        handle = await self.acquire(bundle, is_held=is_held, is_patient=is_patient)
+        try:
+            yield handle
+        finally:
+            self.release(handle)
+
+    async def acquire(self, bundle: Bundle, *, is_patient: bool = True, is_held: bool = False) -> TaskHandle:
+        """Brings `bundle`, which `check` found good, to the device if it is not there, and holds it.
+
+        It waits for room: until requests for other tasks end. The same digest under two names is one task.
+        `is_held`: on behalf of a request that holds it already. Undo it with `release`.
 
         Raises:
-            BaseModelMismatchError, BundleError, ConfigError: see `check`.
-            CapacityError: no room; nothing was changed.
+            CapacityError: not `is_patient`, and all room is held.
+            StaleBundleError: the bundle's folder holds something else by now.
+            EngineError: the workers failed.
         """
-        self.check(bundle)
+        while (entry := self._entries.get(bundle.digest)) and entry.leaves and not (is_held and entry.holds):
+            await entry.gone.wait()  # those who waited longer for its room come first
+        if entry is None:
+            entry = self._entries[bundle.digest] = _Entry(bundle, Room.of(bundle.manifest))
+            entry.bringing = asyncio.create_task(self._bring(entry, is_patient=is_patient))
+            entry.bringing.add_done_callback(_note_outcome)
+        entry.is_pinned |= self.is_pinned(bundle)
+        self._entries.move_to_end(bundle.digest)
+        entry.holds += 1
+        try:
+            if entry.handle is None:
+                assert entry.bringing is not None
+                await asyncio.shield(entry.bringing)
+        except BaseException:
+            self._let_go(entry)
+            raise
+        assert entry.handle is not None
+        return replace(entry.handle, name=bundle.name)
+
+    def release(self, handle: TaskHandle) -> None:
+        """Undoes one `acquire`; the task stays on the device until its room is needed."""
+        self._let_go(self._entries[handle.digest])
+
+    async def discard(self, digest: str) -> None:
+        """Takes a task that no request holds off the device and out of host memory.
+
+        Raises:
+            EngineError: the workers failed.
+        """
+        async with self._turn:
+            entry = self._entries.get(digest)
+            if entry is not None and entry.holds == 0 and entry.handle is not None:
+                await self._evict(entry)
+            if digest not in self._entries:
+                await self._workers.forget(digest)
+
+    def _let_go(self, entry: _Entry) -> None:
+        entry.holds -= 1
+        if entry.holds == 0:
+            self._released.set()
+
+    async def _bring(self, entry: _Entry, *, is_patient: bool) -> TaskHandle:
+        """One at a time, in the order of asking; those that wait for room keep their place in the line."""
+        bundle, started = entry.bundle, asyncio.get_running_loop().time()
         assert bundle.path is not None
-        async with self._lock:
-            path = str(bundle.path.resolve())
-            placed = await _call(self._engine, "passepartout_load", path, bundle.digest)
-            handle = _make_handle(bundle, placed)
-            self._handles[handle.slot] = handle
-        return handle
+        try:
+            if self._is_full and not is_patient:
+                raise CapacityError("no room on the device: others wait for it already")
+            async with self._turn:
+                from_host = await self._workers.stage(bundle.path.resolve(), bundle.digest)
+                await self._make_room(entry.room, is_patient=is_patient)
+                slot = await self._workers.load(bundle.digest)
+        except BaseException:
+            self._entries.pop(bundle.digest, None)
+            raise
+        self._free -= entry.room
+        entry.handle = _make_handle(bundle, slot)
+        seconds = asyncio.get_running_loop().time() - started
+        self.observe_load(bundle.name, "host" if from_host else "store", seconds)
+        return entry.handle
 
-    async def unload(self, handle: TaskHandle) -> None:
-        """Takes the task out of every worker once each `load` of it is undone.
+    async def _make_room(self, needed: Room, *, is_patient: bool) -> None:
+        while lacking := self._free.lacks(needed):
+            self._released.clear()
+            victim = next((one for one in self._entries.values() if _may_leave(one, lacking)), None)
+            if victim is not None:
+                await self._evict(victim)
+            elif is_patient:
+                await self._wait_for_release(lacking)
+            else:
+                raise CapacityError(f"no room on the device ({', '.join(lacking)}): all of it is in use")
 
-        The caller sees to it that no request carries the handle any more: a request that still does is
-        stopped in the worker, it is never answered by the base model.
-        """
-        async with self._lock:
-            left = await _call(self._engine, "passepartout_unload", handle.slot, handle.digest)
-            if left == 0:
-                self._handles.pop(handle.slot, None)
+    async def _wait_for_release(self, lacking: list[str]) -> None:
+        """Where requests for the tasks that are there never let go of them, one of them is to leave."""
+        self._is_full = True
+        try:
+            await asyncio.wait_for(self._released.wait(), _PATIENCE_SECONDS)
+        except TimeoutError:
+            held = (one for one in self._entries.values() if one.handle and not one.is_pinned)
+            leaving = next((one for one in held if _would_help(one, lacking)), None)
+            if leaving is not None:
+                leaving.leaves = True
+        finally:
+            self._is_full = False
+
+    async def _evict(self, entry: _Entry) -> None:
+        assert entry.handle is not None
+        del self._entries[entry.handle.digest]  # whoever asks from now on brings it back
+        entry.gone.set()
+        await self._workers.unload(entry.handle.slot, entry.handle.digest)
+        self._free += entry.room
 
     def _check_base(self, bundle: Bundle) -> None:
         wanted = bundle.manifest.base_model
@@ -125,35 +253,37 @@ class Residency:
                 )
 
 
-def _make_handle(bundle: Bundle, placed: dict[str, Any]) -> TaskHandle:
+def _may_leave(entry: _Entry, lacking: list[str]) -> bool:
+    """Whether it is free to go, and its going would help."""
+    is_idle = entry.handle is not None and entry.holds == 0 and not entry.is_pinned
+    return is_idle and _would_help(entry, lacking)
+
+
+def _would_help(entry: _Entry, lacking: list[str]) -> bool:
+    return any(getattr(entry.room, name) for name in lacking)
+
+
+def _note_outcome(bringing: asyncio.Task[TaskHandle]) -> None:
+    """Reads the error of a load that nobody waits for any more, so that asyncio does not complain of it."""
+    if not bringing.cancelled():
+        bringing.exception()
+
+
+def _make_handle(bundle: Bundle, slot: int) -> TaskHandle:
     manifest = bundle.manifest
     delta = bundle.frame_delta
     frame = None
     if manifest.frame is not None and delta is not None:
         frame = TaskFrame(spec=manifest.frame, delta=delta)
+    text, vision = manifest.text, manifest.vision
     return TaskHandle(
         name=bundle.name,
         digest=bundle.digest,
-        slot=placed["slot"],
-        text_row0=placed["text_row0"],
-        text_length=placed["text_length"],
-        vision_row0=placed["vision_row0"],
-        vision_length=placed["vision_length"],
-        vision_mode=manifest.vision.mode if manifest.vision else None,
+        slot=slot,
+        text_length=text.length if text else 0,
+        vision_length=vision.length if vision else 0,
+        vision_mode=vision.mode if vision else None,
         has_projector=manifest.projector,
+        has_lm_head=manifest.lm_head,
         frame=frame,
     )
-
-
-async def _call(engine: WorkerCalls, method: str, *args: object) -> Any:
-    """One answer of all workers; they answer `{"ok": …}`, or `{"code", "message"}` where they refuse."""
-    try:
-        answers = await engine.collective_rpc(method, args=args)
-    except Exception as error:  # vLLM raises a plain Exception for whatever went wrong in a worker
-        raise EngineError(f"{method}: the engine failed: {error}") from error
-    first = answers[0]
-    if any(answer != first for answer in answers):
-        raise EngineError(f"{method}: the workers disagree: {shown(answers)}")
-    if "ok" not in first:
-        raise _BY_CODE.get(first["code"], EngineError)(first["message"])
-    return first["ok"]

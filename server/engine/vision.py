@@ -3,10 +3,11 @@ the input of every layer.
 
 Mode `released`: the language model gets the prompt rows too, as they are at the input of the layer after the
 last one run (after the overwrite): constants of the task. Mode `paper`: the prompt rows are taken off again.
-Feature selection (dropping the first row) comes after, in the model. Written for vLLM 0.32's
-CLIPEncoder and SiglipEncoder `(inputs_embeds, return_all_hidden_states)`.
+Feature selection (dropping the first row) comes after, in the model. Written for vLLM 0.32's CLIPEncoder and
+SiglipEncoder `(inputs_embeds, return_all_hidden_states)`, Idefics2Encoder `(inputs_embeds, attention_mask)`
+where it gets no mask, and BlipEncoder `(inputs_embeds)`.
 
-B: pictures; P_v: prompt length; N: rows of the base model's encoder; d_v: its width.
+B: pictures or tiles; P_v: prompt length; N: rows of the base model's encoder; d_v: its width.
 """
 
 from collections.abc import Iterator, Sequence
@@ -58,23 +59,26 @@ class VisionInjector:
 
     @contextmanager
     def using(self, rows: Tensor, mode: str) -> Iterator[None]:
-        """Runs the encoder inside with `rows` (B, P_v) of the bank, one line per picture of the batch."""
+        """Runs the encoder inside with `rows` (B, P_v) of the bank, one line per picture of the batch, or one
+        line (1, P_v) for all of them."""
         self._active = _Active(rows, mode)
         try:
             yield
         finally:
             self._active = None
 
-    def _prompts(self, layer: int, like: Tensor) -> Tensor:
-        """(B, P_v, d_v) of that layer."""
+    def _overwritten(self, layer: int, states: Tensor) -> Tensor:
+        """(B, P_v, d_v) prompt states as that layer gets them; `states`: as the layer before left them."""
         assert self._active is not None
-        return self._bank.vision[layer][self._active.rows].to(like.dtype)
+        prompts, has_one = self._bank.vision.take(layer, self._active.rows)
+        return torch.where(has_one.unsqueeze(-1), prompts.to(states.dtype), states)
 
     def _put_in_front(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
         if self._active is None:
             return None
         embeds = args[0] if args else kwargs["inputs_embeds"]
-        embeds = torch.cat([self._prompts(0, embeds), embeds], dim=1)
+        nothing = embeds.new_zeros(embeds.shape[0], self._active.length, embeds.shape[2])
+        embeds = torch.cat([self._overwritten(0, nothing), embeds], dim=1)
         return ((embeds, *args[1:]), kwargs) if args else (args, {**kwargs, "inputs_embeds": embeds})
 
     def _make_overwrite(self, layer: int) -> Any:
@@ -82,7 +86,8 @@ class VisionInjector:
             if self._active is None:
                 return None
             hidden = args[0] if args else kwargs["hidden_states"]
-            hidden = torch.cat([self._prompts(layer, hidden), hidden[:, self._active.length :]], dim=1)
+            states, own = hidden[:, : self._active.length], hidden[:, self._active.length :]
+            hidden = torch.cat([self._overwritten(layer, states), own], dim=1)
             return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 
         return overwrite
@@ -91,9 +96,9 @@ class VisionInjector:
         """(B, P_v + N, d_v) as the encoder leaves it -> what feature selection gets."""
         if self._active is None:
             return None
-        own = hidden[:, self._active.length :]
+        states, own = hidden[:, : self._active.length], hidden[:, self._active.length :]
         if self._active.mode == "paper":
             return own
         if self._output_layer is None:
             return hidden
-        return torch.cat([self._prompts(self._output_layer, hidden), own], dim=1)
+        return torch.cat([self._overwritten(self._output_layer, states), own], dim=1)

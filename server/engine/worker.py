@@ -22,19 +22,27 @@ class PromptWorkerExtension:
         """`EngineFacts` of the model."""
         return _answer(lambda: _get_model(self).prompt_facts.to_plain())
 
-    def passepartout_load(self, path: str, digest: str) -> dict[str, Any]:
-        """Makes the bundle at `path` resident; says its slot and rows."""
+    def passepartout_stage(self, path: str, digest: str) -> dict[str, Any]:
+        """Says where the bundle at `path` is: "device", "host", or "reading" while it is on its way."""
+        return _answer(lambda: _get_model(self).prompt_tiers.stage(path, digest))
 
-        def load() -> dict[str, Any]:
-            resident = _get_model(self).load_prompts(path, digest)
-            names = ("slot", "text_row0", "text_length", "vision_row0", "vision_length")
-            return {name: getattr(resident, name) for name in names}
+    def passepartout_load(self, digest: str) -> dict[str, Any]:
+        """Brings a staged task to the device; says its slot."""
+
+        def load() -> int:
+            model = _get_model(self)
+            model.prompt_heads.runner = self.model_runner
+            return model.prompt_tiers.load(digest).slot
 
         return _answer(load)
 
     def passepartout_unload(self, slot: int, digest: str) -> dict[str, Any]:
         """Undoes one load; says how many are left."""
-        return _answer(lambda: _get_model(self).prompt_bank.unload(slot, digest))
+        return _answer(lambda: _get_model(self).prompt_tiers.unload(slot, digest))
+
+    def passepartout_forget(self, digest: str) -> dict[str, Any]:
+        """Drops the task from host memory."""
+        return _answer(lambda: _get_model(self).prompt_tiers.forget(digest))
 
 
 def _get_model(worker: Any) -> PromptedModel:

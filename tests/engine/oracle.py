@@ -3,7 +3,7 @@
 It follows METHODS and shares no code with `server/` or `training/`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from prompts.bundle import Bundle
 from prompts.frame import frame_picture
 
-__all__ = ["Answer", "Oracle"]
+__all__ = ["Answer", "Oracle", "overwriting"]
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,24 @@ class Oracle:
         chosen: list[int] = []
         first: Tensor | None = None
         for _ in range(tokens):
-            logits = self._last_logits(rows, bundle)
+            logits = self._logits(rows, bundle)[-1]
             first = logits.log_softmax(-1) if first is None else first
             chosen.append(int(logits.argmax()))
             rows = torch.cat([rows, self._embed_ids([chosen[-1]])])
         assert first is not None
         return Answer(chosen, first)
+
+    @torch.no_grad()
+    def logprobs(
+        self,
+        text: str,
+        pictures: list[Image.Image],
+        bundle: Bundle | None = None,
+        continuation: Sequence[int] = (),
+    ) -> Tensor:
+        """Of what follows each row, (T, vocabulary): learned rows, the prompt's, `continuation`'s."""
+        rows = torch.cat([self._embed(text, pictures, bundle), self._embed_ids(list(continuation))])
+        return self._logits(rows, bundle).log_softmax(-1)
 
     def pixels(self, picture: Image.Image, bundle: Bundle | None) -> Tensor:
         """What the tower gets, (3, h, w)."""
@@ -104,16 +116,19 @@ class Oracle:
         return torch.cat(parts)
 
     def _embed_ids(self, ids: list[int]) -> Tensor:
-        return self.model.get_input_embeddings()(torch.tensor(ids))
+        return self.model.get_input_embeddings()(torch.tensor(ids, dtype=torch.int64))
 
-    def _last_logits(self, rows: Tensor, bundle: Bundle | None) -> Tensor:
-        with _overwriting(self.model.model.language_model.layers, bundle.text_prompts if bundle else None):
+    def _logits(self, rows: Tensor, bundle: Bundle | None) -> Tensor:
+        """(T, vocabulary)."""
+        with overwriting(self.model.model.language_model.layers, bundle.text_prompts if bundle else None):
             hidden = self.model.model.language_model(inputs_embeds=rows[None], use_cache=False)
-        return self.model.lm_head(hidden.last_hidden_state[0, -1])
+        states = hidden.last_hidden_state[0]
+        own = bundle.lm_head_weight if bundle else None
+        return self.model.lm_head(states) if own is None else states @ own.T
 
 
 @contextmanager
-def _overwriting(layers: nn.ModuleList, prompts: Tensor | None) -> Iterator[None]:
+def overwriting(layers: nn.ModuleList, prompts: Tensor | None) -> Iterator[None]:
     """While open the first rows at each layer's input are that layer's prompts (L, P, d)."""
 
     def make_hook(own: Tensor) -> Any:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from server.engine.facts import Capacity
 from server.engine.handles import TaskHandle
 from server.engine.offline import OfflineTasks, engine_arguments
 from tests.engine.oracle import Answer, Oracle
+from tests.engine.tiny_llava import VOCABULARY
+from tests.engine.tiny_tasks import make_task
 
 __all__ = [
     "ALL_CASES",
@@ -27,14 +29,14 @@ __all__ = [
     "assert_same",
     "cached_blocks",
     "engine_options",
+    "load_all",
     "make_picture",
     "start_llm",
 ]
 
-VOCABULARY = 384
 BLOCK = 32
 """Tokens of a KV block, the least vLLM's CPU attention takes; every case below is longer than one."""
-CAPACITY = Capacity(text_rows=96, vision_rows=48, slots=24)
+CAPACITY = Capacity(tasks=24, text_rows=96, vision_rows=48, lm_heads=1)
 MAX_LOGPROB_ERROR = 1e-3
 
 _ASK_PICTURE = "USER: <image>\nlook closely, then name the bird in the picture in one word. ASSISTANT:"
@@ -78,9 +80,9 @@ ALL_CASES = [
 ]
 
 
-def make_picture(seed: int) -> Image.Image:
+def make_picture(seed: int, *, height: int = 70, width: int = 90) -> Image.Image:
     """Random pixels, not square and of no size the model uses."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
 
@@ -96,6 +98,9 @@ class Served:
     model: Path
     bundles: dict[str, Bundle]
     handles: dict[str, TaskHandle]
+    pictures: list[Image.Image] = field(default_factory=lambda: PICTURES)
+    mark: str = "<image>\n"
+    """What stands for a picture in a prompt of this model."""
 
     def load(self, bundle: Bundle) -> TaskHandle:
         """Makes one more task resident."""
@@ -109,18 +114,22 @@ class Served:
 
         greedy = SamplingParams(temperature=0, max_tokens=tokens, logprobs=VOCABULARY, ignore_eos=True)
         prompts = [
-            {"prompt": case.prompt, "multi_modal_data": {"image": PICTURES[: case.pictures]}}
+            {"prompt": self.prompt(case), "multi_modal_data": {"image": self.pictures[: case.pictures]}}
             if case.pictures
-            else {"prompt": case.prompt}
+            else {"prompt": self.prompt(case)}
             for case in cases
         ]
         handles = [self.handles[case.task] if case.task else None for case in cases]
         return self.tasks.generate(prompts, handles, greedy)
 
+    def prompt(self, case: Case) -> str:
+        """The case's text as this model is asked."""
+        return case.prompt.replace("<image>\n", self.mark)
+
     def expect(self, case: Case, *, tokens: int = 8) -> Answer:
         """The oracle's answer."""
         bundle = self.bundles[case.task] if case.task else None
-        return self.oracle.answer(case.prompt, PICTURES[: case.pictures], bundle, tokens=tokens)
+        return self.oracle.answer(self.prompt(case), self.pictures[: case.pictures], bundle, tokens=tokens)
 
     def forget_cached(self) -> None:
         """Empties vLLM's prefix cache and multimodal caches."""
@@ -141,6 +150,14 @@ def assert_same(output: Any, answer: Answer, label: object = "") -> None:
 def cached_blocks(output: Any) -> int:
     """Whole KV blocks of a prompt that come out of the cache a second time (its last token never does)."""
     return (len(output.prompt_token_ids) - 1) // BLOCK
+
+
+def load_all(served: Served, folder: Path) -> None:
+    """Makes every task of `TASKS` resident, without an output layer where the engine takes none."""
+    refuses_heads = "lm_head" in served.tasks.residency.facts.refusals
+    for seed, (name, parts) in enumerate(TASKS.items(), start=1):
+        taken = {part: size for part, size in parts.items() if part != "lm_head" or not refuses_heads}
+        served.load(make_task(folder, name, served.model, seed=seed, **taken))
 
 
 def engine_options(**options: Any) -> dict[str, Any]:

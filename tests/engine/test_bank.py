@@ -1,17 +1,13 @@
 """The bank without an engine: who is admitted, what a step marks, what loading and unloading change."""
 
-from dataclasses import replace
-from pathlib import Path
-
 import pytest
 import torch
 
-from prompts.bundle import Bundle
 from prompts.errors import CapacityError, EngineError
-from prompts.manifest import BaseModelRef, Manifest, TextSpec, VisionSpec
-from server.engine.bank import PromptBank
-from server.engine.facts import EngineFacts, find_misfits
+from server.engine.bank import PromptBank, Resident
+from server.engine.facts import Capacity, EngineFacts, Room
 from server.engine.handles import TaskHandle
+from server.engine.host import HostCopy, LayerPrompts
 from server.engine.items import make_rows, make_ticket
 
 pytestmark = pytest.mark.engine  # no engine is started, but vLLM is imported
@@ -22,45 +18,39 @@ FACTS = EngineFacts(
     text_hidden=4,
     vision_layers=3,
     vision_hidden=6,
-    vision_refusal=None,
     projector={"linear_1.weight": (4, 6)},
+    lm_head=(9, 4),
     max_text_length=8,
     max_vision_length=5,
-    text_rows=8,
-    vision_rows=6,
-    slots=3,
+    room=Room(tasks=3, text_rows=8, text_vectors=16, vision_rows=6, vision_vectors=18, projectors=1),
+    refusals={},
 )
-BASE = BaseModelRef(architecture="LlavaForConditionalGeneration", fingerprint="sha256:" + "0" * 64)
 
 
-def make_bundle(digest: str, *, text: int = 0, vision: int = 0, **parts: object) -> Bundle:
-    """In memory; its digest is one character, many times."""
-    tensors = {}
-    if text:
-        tensors["text.prompts"] = torch.randn(2, text, 4)
-    if vision:
-        tensors["vision.prompts"] = torch.randn(3, vision, 6)
-    manifest = Manifest(
-        name="task",
-        version="1",
-        base_model=BASE,
-        text=TextSpec(layers=2, length=text, hidden=4) if text else None,
-        vision=VisionSpec(layers=3, length=vision, hidden=6, mode="paper") if vision else None,
-        **parts,
+def make_copy(
+    digest: str, *, text: int = 0, vision: int = 0, layers: tuple[int, ...] = (0, 1), projector: bool = False
+) -> HostCopy:
+    """Random; its digest is one character, many times."""
+    return HostCopy(
+        digest=digest * 64,
+        text=LayerPrompts(torch.randn(len(layers), text, 4), layers) if text else None,
+        vision=LayerPrompts(torch.randn(3, vision, 6), (0, 1, 2)) if vision else None,
+        projector={"linear_1.weight": torch.randn(4, 6)} if projector else {},
     )
-    return Bundle(manifest, tensors, digest * 64, Path("task"))
 
 
-def make_handle(bank: PromptBank, bundle: Bundle) -> TaskHandle:
+def make_handle(bank: PromptBank, copy: HostCopy) -> TaskHandle:
     """Loads it and makes the handle the front end would."""
-    resident = bank.load(bundle)
+    resident = bank.load(copy)
     return TaskHandle(
-        name=bundle.name,
-        digest=bundle.digest,
-        slot=resident.slot,
-        text_row0=resident.text_row0,
-        text_length=resident.text_length,
+        name="task", digest=copy.digest, slot=resident.slot, text_length=len(resident.text_rows)
     )
+
+
+def taken(bank: PromptBank, resident: Resident, layer: int) -> torch.Tensor:
+    vectors, has_one = bank.text.take(layer, resident.text_rows)
+    assert has_one.all()
+    return vectors
 
 
 @pytest.fixture
@@ -69,101 +59,141 @@ def bank() -> PromptBank:
 
 
 def test_tasks_of_any_length_share_the_rows(bank: PromptBank) -> None:
-    bundles = [make_bundle("a", text=3, vision=2), make_bundle("b", text=5), make_bundle("c", vision=4)]
-    residents = [bank.load(bundle) for bundle in bundles]
+    copies = [make_copy("a", text=3, vision=2), make_copy("b", text=5), make_copy("c", vision=4)]
+    residents = [bank.load(copy) for copy in copies]
     assert [one.slot for one in residents] == [1, 2, 3]
-    assert [(one.text_row0, one.vision_row0) for one in residents] == [(1, 1), (4, 0), (0, 3)]
-    assert torch.equal(bank.text[:, 4:9], bundles[1].tensors["text.prompts"])
-    assert torch.equal(bank.vision[:, 3:7], bundles[2].tensors["vision.prompts"])
-    assert not bank.text[:, 0].any()
+    rows = torch.cat([one.text_rows for one in residents])
+    assert sorted(rows.tolist()) == list(range(1, 9))
+    for layer in (0, 1):
+        assert torch.equal(taken(bank, residents[1], layer), copies[1].text.prompts[layer])
+    vectors, _ = bank.vision.take(2, residents[2].vision_rows)
+    assert torch.equal(vectors, copies[2].vision.prompts[2])
+    dummy, has_one = bank.text.take(0, torch.tensor([0]))
+    assert has_one.all()
+    assert not dummy.any()
+
+
+def test_freed_room_in_pieces_serves_a_longer_prompt(bank: PromptBank) -> None:
+    short = [bank.load(make_copy(digest, text=2)) for digest in "abc"]
+    bank.unload(short[0].slot, short[0].digest)
+    bank.unload(short[2].slot, short[2].digest)
+    long = make_copy("d", text=6)
+    resident = bank.load(long)
+    assert torch.equal(taken(bank, resident, 1), long.text.prompts[1])
+    assert not set(resident.text_rows.tolist()) & set(short[1].text_rows.tolist())
+
+
+def test_a_layer_left_out_has_no_vector_and_takes_no_room(bank: PromptBank) -> None:
+    resident = bank.load(make_copy("a", text=4, layers=(0,)))
+    assert bank.text.free_vectors == 16 - 4
+    assert bank.text.take(0, resident.text_rows)[1].all()
+    assert not bank.text.take(1, resident.text_rows)[1].any()
+    assert not bank.text.take(0, torch.tensor([-1]))[1].any()
 
 
 def test_a_step_marks_its_prompt_tokens_and_no_others(bank: PromptBank) -> None:
-    first = make_handle(bank, make_bundle("a", text=2))
-    second = make_handle(bank, make_bundle("b", text=3))
+    first = make_handle(bank, make_copy("a", text=2))
+    second = make_handle(bank, make_copy("b", text=3))
     bank.clear_step()
     handles = torch.cat([make_rows(second)[1:], make_rows(first)])  # a chunk of one, the whole of the other
     bank.set_step(torch.tensor([0, 1, 5, 6]), handles)
-    assert bank.rows.tolist() == [4, 5, -1, -1, -1, 1, 2, -1, -1, -1, -1, -1]
+    rows = [*bank.find(second.digest).text_rows.tolist()[1:], *bank.find(first.digest).text_rows.tolist()]
+    assert bank.rows.tolist() == [*rows[:2], -1, -1, -1, *rows[2:], -1, -1, -1, -1, -1]
     bank.clear_step()
     assert (bank.rows == -1).all()
 
 
 def test_a_task_that_is_gone_is_never_admitted(bank: PromptBank) -> None:
-    handle = make_handle(bank, make_bundle("a", text=2))
+    handle = make_handle(bank, make_copy("a", text=2))
     assert bank.admit(*make_ticket(handle).tolist()).digest == handle.digest
     assert bank.unload(handle.slot, handle.digest) == 0
     with pytest.raises(EngineError, match="slot 1: the task of this request is not resident"):
         bank.admit(*make_ticket(handle).tolist())
-    with pytest.raises(EngineError, match=r"slots \[1\]: a request's task is not resident any more"):
+    with pytest.raises(EngineError, match="slot 1: a request's task is not resident any more"):
         bank.set_step(torch.tensor([0, 1]), make_rows(handle))
     with pytest.raises(EngineError, match="slot 1: no task of digest"):
         bank.unload(handle.slot, handle.digest)
 
 
-def test_rows_that_went_to_another_task_are_not_the_old_ones(bank: PromptBank) -> None:
-    old = make_handle(bank, make_bundle("a", text=2))
+def test_a_slot_is_one_digests_for_ever(bank: PromptBank) -> None:
+    """vLLM's caches go by digest and slot: both must mean the same when a task comes back."""
+    copy = make_copy("a", text=2)
+    old = make_handle(bank, copy)
     bank.unload(old.slot, old.digest)
-    new = make_handle(bank, make_bundle("b", text=2))
-    assert (new.text_row0, new.slot) == (old.text_row0, 2)
-    with pytest.raises(EngineError, match=r"slots \[1\]"):
+    other = make_handle(bank, make_copy("b", text=2))
+    assert other.slot == 2
+    with pytest.raises(EngineError, match="slot 1"):
         bank.set_step(torch.tensor([0, 1]), make_rows(old))
     with pytest.raises(EngineError, match="slot 2"):
         bank.admit(2, make_ticket(old).tolist()[1])
+    back = bank.load(copy)
+    assert back.slot == old.slot
+    bank.set_step(torch.tensor([0, 1]), make_rows(old))
+    assert bank.rows[:2].tolist() == back.text_rows.tolist()
 
 
 def test_a_digest_is_held_once_and_goes_with_its_last_load(bank: PromptBank) -> None:
-    bundle = make_bundle("a", text=8)
-    assert bank.load(bundle) is bank.load(bundle)
-    assert bank.unload(1, bundle.digest) == 1
-    assert bank.unload(1, bundle.digest) == 0
-    assert bank.load(make_bundle("b", text=8)).slot == 2
+    copy = make_copy("a", text=8)
+    assert bank.hold(copy.digest) is None
+    assert bank.load(copy) is bank.hold(copy.digest)
+    assert bank.unload(1, copy.digest) == 1
+    assert bank.unload(1, copy.digest) == 0
+    assert bank.text.free_rows == 8
 
 
-def test_a_task_without_room_leaves_no_trace(bank: PromptBank) -> None:
-    bank.load(make_bundle("a", vision=4))
-    with pytest.raises(CapacityError, match="vision_rows: 3 rows"):
-        bank.load(make_bundle("b", text=8, vision=3))
-    assert bank.load(make_bundle("c", text=8)).slot == 2
-    bank.load(make_bundle("d", vision=1))
-    with pytest.raises(CapacityError, match="slots: all 3 are taken"):
-        bank.load(make_bundle("e", vision=1))
+def test_no_room_is_said_and_changes_nothing(bank: PromptBank) -> None:
+    bank.load(make_copy("a", text=3, projector=True))
+    for digest, parts, said in (
+        ("b", {"text": 6}, "text_rows: 6 are needed, 5 are free"),
+        ("c", {"text": 2, "vision": 7}, "vision_rows: 7 are needed, 6 are free"),
+        ("d", {"text": 2, "vision": 2, "projector": True}, "projectors: all places are taken"),
+    ):
+        with pytest.raises(CapacityError, match=said):
+            bank.load(make_copy(digest, **parts))
+        assert (bank.text.free_rows, bank.text.free_vectors) == (5, 10)
+        assert (bank.vision.free_rows, bank.vision.free_vectors) == (6, 18)
+    bank.load(make_copy("e", text=1))
+    bank.load(make_copy("f", text=1))
+    with pytest.raises(CapacityError, match="tasks: all 3 places"):
+        bank.load(make_copy("g", text=1))
 
 
-def test_tensors_that_cannot_be_copied_leave_no_trace(
-    bank: PromptBank, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> None:
-        raise RuntimeError("out of memory")
-
-    with monkeypatch.context() as full:
-        full.setattr(bank, "_copy", fail)
-        for _ in range(3):
-            with pytest.raises(EngineError, match="were not copied: out of memory"):
-                bank.load(make_bundle("a", text=8, vision=6))
-    assert bank.load(make_bundle("a", text=8, vision=6)).text_length == 8
+def test_a_projector_lies_in_its_place(bank: PromptBank) -> None:
+    copy = make_copy("a", projector=True)
+    resident = bank.load(copy)
+    assert torch.equal(bank.projector_of(resident)["linear_1.weight"], copy.projector["linear_1.weight"])
+    assert bank.projector_of(bank.load(make_copy("b", text=1))) == {}
 
 
-def test_every_misfit_is_named() -> None:
-    facts = replace(FACTS, text_layers=5, max_vision_length=1)
-    bundle = make_bundle("a", text=9, vision=2, projector=True, lm_head=True)
-    bundle = replace(bundle, tensors={**bundle.tensors, "projector.linear_1.weight": torch.zeros(4, 5)})
-    text, text_length, vision_length, projector, lm_head = find_misfits(bundle, facts)
-    assert text.startswith("text: expected 5 layers of width 4, came 2 layers of width 4")
-    assert text_length.startswith("text.length: expected at most 8, came 9")
-    assert vision_length.startswith("vision.length: expected at most 1, came 2")
-    assert projector.startswith("projector.linear_1.weight: expected shape (4, 6), came shape (4, 5)")
-    assert lm_head.startswith("lm_head: expected false, came true; an lm_head per task is not served yet")
+def test_what_was_half_copied_is_taken_back(bank: PromptBank) -> None:
+    broken = make_copy("a", text=2, vision=2)
+    wrong = LayerPrompts(torch.randn(3, 2, 5), (0, 1, 2))
+    with pytest.raises(EngineError, match="its tensors were not copied"):
+        bank.load(HostCopy(digest=broken.digest, text=broken.text, vision=wrong))
+    assert (bank.text.free_rows, bank.vision.free_rows, bank.vision.free_vectors) == (8, 6, 18)
+    assert bank.find(broken.digest) is None
+    assert bank.load(broken).slot == 1
 
 
-def test_a_family_without_vision_prompts_says_why() -> None:
-    (refused,) = find_misfits(
-        make_bundle("a", vision=2), replace(FACTS, vision_refusal="it reads two layers")
+def test_the_device_holds_what_the_tensors_need_and_little_more() -> None:
+    """32 tasks of LLaVA-1.5-7B's shapes, an eighth of its width: 10 and 20 prompt tokens."""
+    room = Capacity(text_rows=320, vision_rows=640).room(text_layers=32, vision_layers=24)
+    shapes = {"linear_1.weight": (512, 128), "linear_1.bias": (512,)}
+    facts = EngineFacts(
+        model="m",
+        text_layers=32,
+        text_hidden=512,
+        vision_layers=24,
+        vision_hidden=128,
+        projector=shapes,
+        lm_head=(9, 4),
+        max_text_length=64,
+        max_vision_length=64,
+        room=room,
+        refusals={},
     )
-    assert refused == "vision: expected null, came vision prompts; it reads two layers"
-
-
-def test_facts_cross_processes_as_plain_values() -> None:
-    plain = FACTS.to_plain()
-    plain["projector"] = {name: list(shape) for name, shape in plain["projector"].items()}
-    assert EngineFacts.from_plain(plain) == FACTS
+    bank = PromptBank(facts, max_step_tokens=8192, dtype=torch.bfloat16, device=torch.device("cpu"))
+    held = [*bank.buffers(), *bank._projectors.values()]
+    held_bytes = sum(tensor.numel() * tensor.element_size() for tensor in held)
+    task_bytes = 2 * (32 * 10 * 512 + 24 * 20 * 128 + sum(torch.Size(one).numel() for one in shapes.values()))
+    assert held_bytes <= 1.05 * 32 * task_bytes

@@ -1,13 +1,14 @@
 """Eager vLLM against plain transformers: every kind of task alone, from the prefix cache, and mixed."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
 from prompts.bundle import save_bundle
 from prompts.errors import BundleError, CapacityError, PictureRequiredError, UnsupportedError
-from server.engine.handles import using_task
+from server.engine.handles import TaskHandle, using_task
 from server.engine.items import RESERVED_HASH_PREFIX
 from tests.engine.conftest import Serve
 from tests.engine.serving import (
@@ -92,15 +93,18 @@ def test_same_name_and_same_shapes_share_no_cache(
     answers = []
     for seed in (101, 102):
         folder = tmp_path_factory.mktemp("twin")
-        served.load(
-            make_task(folder, "twin", served.model, seed=seed, text=4, vision=2, projector=True, frame=True)
+        twin = make_task(
+            folder, "twin", served.model, seed=seed, text=4, vision=2, projector=True, frame=True
         )
+        handle = served.load(twin)
         expected = [served.expect(case) for case in cases]
         for _ in range(2):
             outputs = served.ask(cases)
             for output, answer in zip(outputs, expected, strict=True):
                 assert_same(output, answer, seed)
             answers.append(([output.num_cached_tokens for output in outputs], expected))
+        served.tasks.unload(handle)
+    del served.handles["twin"]
     first, _, second, second_again = (cached for cached, _ in answers)
     assert first == second == [0, 0]
     assert all(cached >= BLOCK for cached in second_again)
@@ -120,6 +124,44 @@ def test_tasks_that_leave_pictures_alone_share_the_base_models_encoding(served: 
     assert hashes[None] == hashes["text"] == hashes["long-text"]
     assert len({hashes[None], hashes["vision"], hashes["frame"]}) == 3
     assert hashes["vision"].startswith(RESERVED_HASH_PREFIX + served.handles["vision"].cache_key)
+
+
+@pytest.fixture(scope="module")
+def head(served: Served, tmp_path_factory: pytest.TempPathFactory) -> TaskHandle:
+    """A task with an lm_head of its own, which vLLM's model runner V1 alone takes."""
+    folder = tmp_path_factory.mktemp("head")
+    return served.load(make_task(folder, "head", served.model, seed=50, text=2, vision=1, lm_head=True))
+
+
+def test_an_lm_head_is_its_own_tasks(served: Served, head: TaskHandle) -> None:
+    cases = [Case("head"), Case(None), Case("text"), Case("head", 0), Case("everything"), Case("head", 2)]
+    expected = [served.expect(case) for case in cases]
+    served.forget_cached()
+    for case, answer in zip(cases, expected, strict=True):
+        assert_same(served.ask([case])[0], answer, case)
+    for round_trip in ("first", "cached"):
+        for case, output, answer in zip(cases, served.ask(cases), expected, strict=True):
+            assert_same(output, answer, (round_trip, str(case)))
+
+
+def test_prompt_logprobs_are_the_models_own_beside_a_task_with_an_lm_head(
+    served: Served, head: TaskHandle
+) -> None:
+    """vLLM makes them with one more call of the same method; the task itself cannot have them."""
+    from vllm import SamplingParams
+
+    greedy = SamplingParams(temperature=0, max_tokens=2, prompt_logprobs=3)
+    prompts = [{"prompt": Case(None, 0).prompt}] * 2
+
+    def scores(output: Any) -> list[float]:
+        return [max(one.logprob for one in place.values()) for place in output.prompt_logprobs[1:]]
+
+    alone = served.tasks.generate(prompts[:1], [None], greedy)[0]
+    with pytest.raises(UnsupportedError, match="expected None, came 3, and task head has an lm_head"):
+        served.tasks.generate(prompts, [None, head], greedy)
+    plain = SamplingParams(temperature=0, max_tokens=2)
+    mixed, _ = served.tasks.generate(prompts, [None, head], [greedy, plain])
+    assert scores(mixed) == pytest.approx(scores(alone), abs=1e-4)
 
 
 def test_chat_takes_a_task_too(served: Served) -> None:
@@ -166,16 +208,23 @@ def test_a_bundle_that_does_not_fit_is_refused_by_name(
 
 def test_room_is_checked_and_given_back(served: Served, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("room")
-    used = sum(handle.text_length for handle in served.tasks.residency.handles)
-    left = CAPACITY.text_rows - used
-    fits = served.tasks.load(make_task(folder, "fits", served.model, seed=1, text=left))
-    with pytest.raises(CapacityError, match="text_rows: 1 rows in a run are needed, 0 of"):
+    left = CAPACITY.text_rows - sum(handle.text_length for handle in served.handles.values())
+    fits = served.load(make_task(folder, "fits", served.model, seed=1, text=left))
+    assert_same(served.ask([Case("fits")])[0], served.expect(Case("fits")), "all rows used")
+    with pytest.raises(CapacityError, match=r"no room on the device \(text_rows, text_vectors\): all of it"):
         served.tasks.load(make_task(folder, "no-room", served.model, seed=2, text=1))
     served.tasks.unload(fits)
     again = served.load(make_task(folder, "again", served.model, seed=3, text=left))
-    assert (again.text_row0, again.slot) == (fits.text_row0, fits.slot + 1)
+    assert again.slot > fits.slot
     assert_same(served.ask([Case("again")])[0], served.expect(Case("again")), "rows used again")
     served.tasks.unload(again)
+    assert_same(served.ask([Case("text")])[0], served.expect(Case("text")), "held all the while")
+    back = served.tasks.load(served.bundles["fits"])
+    assert back == fits
+    output = served.ask([Case("fits")])[0]
+    assert_same(output, served.expect(Case("fits")), "left the device and came back")
+    assert output.num_cached_tokens > 0, "its prefix was still cached"
+    served.tasks.unload(back)
 
 
 def test_one_digest_is_resident_once(served: Served) -> None:

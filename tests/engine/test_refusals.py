@@ -7,7 +7,7 @@ import pytest
 
 from prompts.errors import ConfigError
 from server.engine.facts import ADDITIONAL_CONFIG_KEY, Capacity
-from server.engine.refusals import check_config, salt_compile_cache
+from server.engine.refusals import check_config, find_frame_refusal, salt_compile_cache
 from tests.engine.serving import CAPACITY, engine_options
 
 pytestmark = pytest.mark.engine
@@ -34,6 +34,7 @@ def test_an_ordinary_config_passes(tiny_model: Path) -> None:
         ("cudagraph_mm_encoder", "compilation_config", "cudagraph_mm_encoder", True),
         ("ec_transfer_config", None, "ec_transfer_config", object()),
         ("mm_encoder_only", "model_config.multimodal_config", "mm_encoder_only", True),
+        ("video_pruning_rate", "model_config.multimodal_config", "video_pruning_rate", 0.5),
         ("language_model_only", "model_config.multimodal_config", "language_model_only", True),
     ],
 )
@@ -67,6 +68,17 @@ def test_every_option_is_named_at_once(tiny_model: Path) -> None:
     with pytest.raises(ConfigError) as raised:
         check_config(config)
     assert len(raised.value.faults) == 2
+
+
+@pytest.mark.parametrize("asked", [{"backend": "pil"}, {"use_fast": False}], ids=str)
+def test_an_image_processor_that_rounds_takes_no_frame(tiny_model: Path, asked: dict[str, Any]) -> None:
+    assert find_frame_refusal(make_config(tiny_model).model_config) is None
+    rounding = make_config(tiny_model, mm_processor_kwargs=asked).model_config
+    refusal = find_frame_refusal(rounding)
+    assert refusal is not None
+    assert refusal.startswith(
+        "CLIPImageProcessorPil takes pictures of 8 bits alone; serve with transformers'"
+    )
 
 
 def test_the_salt_changes_the_key_of_what_is_compiled(tiny_model: Path) -> None:

@@ -1,5 +1,6 @@
 """A SigLIP tower: no CLS, no row dropped; and, last of all, a request whose task is gone."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def test_a_request_whose_task_is_gone_is_never_answered(served: Served) -> None:
 
     handle = served.handles["everything"]
     served.tasks.unload(handle)
+    asyncio.run(served.tasks.residency.discard(handle.digest))
     served.forget_cached()
     with pytest.raises(EngineDeadError):
         served.ask([Case("everything")])

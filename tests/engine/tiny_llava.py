@@ -6,7 +6,7 @@ Weights are drawn wide enough that prompts move the answer, and named as the hub
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,20 +22,35 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-__all__ = ["HIDDEN", "IMAGE_SIZE", "LAYERS", "PATCHES", "VISION_HIDDEN", "VISION_LAYERS", "make_tiny_llava"]
+__all__ = [
+    "CHAT_TEMPLATE",
+    "HIDDEN",
+    "IMAGE_SIZE",
+    "LAYERS",
+    "PATCHES",
+    "PATCH_SIZE",
+    "VISION_HIDDEN",
+    "VISION_LAYERS",
+    "VOCABULARY",
+    "make_text_config",
+    "make_tiny_llava",
+    "make_tokenizer",
+    "make_vision_config",
+    "use_hub_names",
+]
 
 HIDDEN, LAYERS = 64, 3
+VOCABULARY = 384
 VISION_HIDDEN, VISION_LAYERS = 48, 4
 IMAGE_SIZE, PATCH_SIZE = 56, 14
 PATCHES = (IMAGE_SIZE // PATCH_SIZE) ** 2
 
-_SPECIAL = ["<pad>", "<s>", "</s>", "<image>", "<unk>"]
 _CORPUS = [
     "USER: what digit is this? ASSISTANT: seven",
     "USER: name the bird in the picture. ASSISTANT: a heron by the water",
     "USER: hello there, how are you today? ASSISTANT: well, thank you",
 ]
-_CHAT_TEMPLATE = (
+CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m.role | upper }}: "
     "{% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content %}"
     "{% if part.type == 'image' %}<image>\n{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %} "
@@ -56,14 +71,14 @@ def make_tiny_llava(
     The selection strategy defaults to the tower's usual one: "default" (drop CLS) for CLIP, "full" otherwise.
     """
     strategy = vision_feature_select_strategy or ("default" if tower == "clip" else "full")
-    tokenizer = _make_tokenizer()
+    tokenizer = make_tokenizer()
     config = _make_config(tokenizer, tower, vision_feature_layer, strategy)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(config)
     model.generation_config.eos_token_id = config.text_config.eos_token_id
     model.save_pretrained(folder)
-    _use_hub_names(folder)
+    use_hub_names(folder, "LlavaForConditionalGeneration")
     side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     processor = LlavaProcessor(
         CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=side),
@@ -72,19 +87,26 @@ def make_tiny_llava(
         vision_feature_select_strategy=strategy,
         image_token="<image>",
         num_additional_image_tokens=1 if tower == "clip" else 0,
-        chat_template=_CHAT_TEMPLATE,
+        chat_template=CHAT_TEMPLATE,
     )
     processor.save_pretrained(folder)
     return folder
 
 
-def _make_tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer(
+    *more: str, image_token: str = "<image>", names_image: bool = True
+) -> PreTrainedTokenizerFast:
+    """At most 384 tokens, `image_token` and the `more` special ones among them; pad, bos, eos are 0, 1, 2.
+
+    `names_image`: whether it says which token is a picture's.
+    """
+    special = ["<pad>", "<s>", "</s>", image_token, "<unk>", *more]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=384, special_tokens=_SPECIAL, initial_alphabet=alphabet, show_progress=False
+        vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     bpe.train_from_iterator(_CORPUS * 10, trainer)
     bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
@@ -94,37 +116,16 @@ def _make_tokenizer() -> PreTrainedTokenizerFast:
         bos_token="<s>",
         eos_token="</s>",
         unk_token="<unk>",
-        extra_special_tokens={"image_token": "<image>"},
-        chat_template=_CHAT_TEMPLATE,
+        extra_special_tokens={"image_token": image_token} if names_image else {},
+        chat_template=CHAT_TEMPLATE,
     )
 
 
 def _make_config(
     tokenizer: PreTrainedTokenizerFast, tower: str, feature_layer: int, strategy: str
 ) -> LlavaConfig:
-    vision_class = CLIPVisionConfig if tower == "clip" else SiglipVisionConfig
-    vision = vision_class(
-        hidden_size=VISION_HIDDEN,
-        intermediate_size=96,
-        num_hidden_layers=VISION_LAYERS,
-        num_attention_heads=4,
-        image_size=IMAGE_SIZE,
-        patch_size=PATCH_SIZE,
-    )
-    text = LlamaConfig(
-        vocab_size=384,
-        hidden_size=HIDDEN,
-        intermediate_size=128,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=2,  # vLLM's CPU attention wants heads of 32 at least
-        num_key_value_heads=1,
-        max_position_embeddings=1024,
-        initializer_range=0.15,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-        tie_word_embeddings=False,
-    )
+    vision = make_vision_config(CLIPVisionConfig if tower == "clip" else SiglipVisionConfig)
+    text = make_text_config(LlamaConfig)
     return LlavaConfig(
         vision_config=vision,
         text_config=text,
@@ -137,8 +138,40 @@ def _make_config(
     )
 
 
-def _use_hub_names(folder: Path) -> None:
-    """Renames the tower's tensors; transformers 5 saves `vision_tower.encoder…`."""
+def make_vision_config(kind: type, **options: Any) -> Any:
+    """A tower of the tiny size: `VISION_LAYERS` layers of `VISION_HIDDEN`."""
+    return kind(
+        hidden_size=VISION_HIDDEN,
+        intermediate_size=96,
+        num_hidden_layers=VISION_LAYERS,
+        num_attention_heads=4,
+        image_size=IMAGE_SIZE,
+        patch_size=PATCH_SIZE,
+        **options,
+    )
+
+
+def make_text_config(kind: type, **options: Any) -> Any:
+    """A Llama-like language model of the tiny size: `LAYERS` layers of `HIDDEN`."""
+    return kind(
+        vocab_size=384,
+        hidden_size=HIDDEN,
+        intermediate_size=128,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=2,  # vLLM's CPU attention wants heads of 32 at least
+        num_key_value_heads=1,
+        max_position_embeddings=1024,
+        initializer_range=0.15,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        tie_word_embeddings=False,
+        **options,
+    )
+
+
+def use_hub_names(folder: Path, architecture: str) -> None:
+    """Renames the tower's tensors; transformers 5 saves `vision_tower.encoder…`. Names the architecture."""
     file = folder / "model.safetensors"
     renamed = {}
     for name, tensor in load_file(file).items():
@@ -148,5 +181,5 @@ def _use_hub_names(folder: Path) -> None:
         renamed[name] = tensor
     save_file(renamed, file, metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text())
-    config["architectures"] = ["LlavaForConditionalGeneration"]
+    config["architectures"] = [architecture]
     (folder / "config.json").write_text(json.dumps(config, indent=2))

@@ -22,6 +22,7 @@ EXAMPLES = [
     errors.UnsupportedError("pipeline parallel"),
     errors.CapacityError("full"),
     errors.EngineError("dead"),
+    errors.StaleBundleError("changed"),
 ]
 
 

@@ -66,3 +66,22 @@ def test_the_template_takes_the_users_text_as_it_is() -> None:
     usage = Usage(template="Q: {text} {not a field} A:")
     assert usage.render("a {text} b") == "Q: a {text} b {not a field} A:"
     assert Usage().render("as it is") == "as it is"
+
+
+@pytest.mark.parametrize("at", [(1, 2), (0, 2, 1), (0, 1, 1), (0, 3), ()])
+def test_layers_with_prompts_ascend_from_the_input(at: tuple[int, ...]) -> None:
+    with pytest.raises(ValidationError, match=r"expected at to ascend from 0 to at most 2|at least 1 item"):
+        TextSpec(layers=3, length=1, hidden=2, at=at)
+
+
+def test_prompts_of_all_layers_say_nothing_of_layers() -> None:
+    """`at` is younger than format 1: what was saved without it keeps its digest."""
+    whole, input_only = (
+        TextSpec(layers=3, length=1, hidden=2),
+        TextSpec(layers=3, length=1, hidden=2, at=(0,)),
+    )
+    assert whole.model_dump() == {"layers": 3, "length": 1, "hidden": 2}
+    assert (whole.layer_indices, input_only.layer_indices) == ((0, 1, 2), (0,))
+    manifest = Manifest(name="a", version="1", base_model=BASE, text=input_only)
+    assert manifest.served_fields()["text"]["at"] == [0]
+    assert Manifest.model_validate_json(manifest.model_dump_json()) == manifest

@@ -9,7 +9,8 @@ import asyncio
 import base64
 import io
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from PIL import Image
 from prometheus_client import CollectorRegistry
 
 from prompts.bundle import Bundle
-from prompts.errors import PassepartoutError
+from prompts.errors import CapacityError, PassepartoutError, StaleBundleError
 from server.app import attach
 from server.engine.handles import CURRENT_TASK, TaskFrame, TaskHandle
 from server.service import Service
@@ -59,26 +60,61 @@ class FakeLoader:
 
     refuses: dict[str, PassepartoutError] = field(default_factory=dict)
     loaded: list[str] = field(default_factory=list)
-    unloaded: list[str] = field(default_factory=list)
-    """Digests, in the order they were unloaded."""
+    discarded: list[str] = field(default_factory=list)
+    """Digests, in the order they were discarded."""
+    rooms: int = 100
+    pinned: set[str] = field(default_factory=set)
+    is_busy: bool = False
+    """Nothing more comes to the device."""
+    stale: set[str] = field(default_factory=set)
+    """Digests that the store does not hold any more."""
+    _handles: dict[str, TaskHandle] = field(default_factory=dict)
 
-    async def unload(self, handle: TaskHandle) -> None:
-        self.unloaded.append(handle.digest)
-
-    async def load(self, bundle: Bundle) -> TaskHandle:
+    def check(self, bundle: Bundle) -> None:
         if bundle.name in self.refuses:
             raise self.refuses[bundle.name]
-        self.loaded.append(bundle.name)
-        manifest, delta = bundle.manifest, bundle.frame_delta
-        return TaskHandle(
-            name=bundle.name,
-            digest=bundle.digest,
-            slot=len(self.loaded),
-            text_length=manifest.text.length if manifest.text else 0,
-            frame=TaskFrame(spec=manifest.frame, delta=delta)
-            if manifest.frame and delta is not None
-            else None,
-        )
+
+    def is_on_device(self, digest: str) -> bool:
+        return digest in self._handles
+
+    def is_pinned(self, bundle: Bundle) -> bool:
+        return bundle.name in self.pinned
+
+    def has_room(self, bundle: Bundle) -> bool:
+        return len(self._handles) < self.rooms
+
+    async def discard(self, digest: str) -> None:
+        self._handles.pop(digest, None)
+        self.discarded.append(digest)
+
+    @asynccontextmanager
+    async def using(
+        self, bundle: Bundle, *, is_held: bool = False, is_patient: bool = True
+    ) -> AsyncIterator[TaskHandle]:
+        if bundle.name in self.refuses:
+            raise self.refuses[bundle.name]
+        if bundle.digest in self.stale:
+            raise StaleBundleError("/srv/tasks/x changed")
+        if bundle.digest not in self._handles:
+            while self.is_busy:
+                if not is_patient:
+                    raise CapacityError("no room on the device: all of it is in use")
+                await asyncio.sleep(0.01)
+            self.loaded.append(bundle.name)
+            self._handles[bundle.digest] = _handle(bundle, slot=len(self.loaded))
+        yield self._handles[bundle.digest]
+
+
+def _handle(bundle: Bundle, *, slot: int) -> TaskHandle:
+    manifest, delta = bundle.manifest, bundle.frame_delta
+    has_frame = manifest.frame is not None and delta is not None
+    return TaskHandle(
+        name=bundle.name,
+        digest=bundle.digest,
+        slot=slot,
+        text_length=manifest.text.length if manifest.text else 0,
+        frame=TaskFrame(spec=manifest.frame, delta=delta) if has_frame else None,
+    )
 
 
 class FakeModels:

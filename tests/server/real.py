@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,16 @@ import httpx
 COMMAND = Path(sys.executable).with_name("passepartout")
 
 # What a plain shell has, and what keeps this machine's cores and memory to the tests.
-_KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "OMP_NUM_THREADS", "VLLM_CPU_KVCACHE_SPACE", "HF_HUB_OFFLINE")
+_KEPT = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "TMPDIR",
+    "PYTHONPATH",
+    "OMP_NUM_THREADS",
+    "VLLM_CPU_KVCACHE_SPACE",
+    "HF_HUB_OFFLINE",
+)
 _START_SECONDS = 300
 _STOP_SECONDS = 60
 
@@ -26,15 +35,21 @@ def plain_environment() -> dict[str, str]:
 
 
 @contextmanager
-def running_server(model: Path, store: Path, log: Path, *options: str) -> Iterator[str]:
-    """Serve `store` on `model`; gives the server's URL once it answers, and stops it at the end."""
+def running_server(
+    model: Path, store: Path, log: Path, *options: str, variables: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """Serve `store` on `model`; gives the server's URL once it answers, and stops it at the end.
+
+    `variables`: put into its environment.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     arguments = [str(COMMAND), "serve", "--model", str(model), "--tasks", str(store)]
     arguments += ["--host", "127.0.0.1", "--port", str(port), *options]
+    environment = plain_environment() | dict(variables or {})
     with log.open("wb") as out:
         process = subprocess.Popen(
-            arguments, stdout=out, stderr=subprocess.STDOUT, env=plain_environment(), cwd=log.parent
+            arguments, stdout=out, stderr=subprocess.STDOUT, env=environment, cwd=log.parent
         )
     url = f"http://127.0.0.1:{port}"
     try:

@@ -15,10 +15,11 @@ from server.config import ServeConfig, has_cache_size, set_environment
 
 def test_every_fault_of_the_options_is_listed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        ServeConfig(tasks=tmp_path / "nosuch", text_rows=0, task_slots=-3)
+        ServeConfig(tasks=tmp_path / "nosuch", text_rows=-1, max_device_tasks=0)
     faults = caught.value.faults
-    assert [one.partition(":")[0] for one in faults] == ["--text-rows", "--task-slots", "--tasks"]
-    assert "came -3" in faults[1]
+    assert [one.partition(":")[0] for one in faults] == ["--max-device-tasks", "--text-rows", "--tasks"]
+    assert "expected 1 or more, came 0" in faults[0]
+    assert "expected 0 or more, came -1" in faults[1]
 
 
 def test_a_file_is_no_store(tmp_path: Path) -> None:
@@ -34,13 +35,16 @@ def test_a_server_started_without_our_command_says_how() -> None:
 
 
 def test_capacity_joins_what_the_user_gave_vllm(tmp_path: Path) -> None:
-    config = ServeConfig(tasks=tmp_path, text_rows=7)
+    config = ServeConfig(tasks=tmp_path, max_device_tasks=3, text_rows=7)
     given = config.additional_config({"theirs": 1})
     assert given["theirs"] == 1
     assert given["passepartout"] == {
+        "tasks": 3,
         "text_rows": 7,
-        "vision_rows": config.vision_rows,
-        "slots": config.task_slots,
+        "vision_rows": 60,
+        "projectors": 3,
+        "lm_heads": 0,
+        "host_tasks": config.max_host_tasks,
     }
     assert list(config.additional_config(None)) == ["passepartout"]
 

@@ -60,9 +60,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(root: Path) -> Iterator[str]:
-    """Room for each task twice and a little more: rows that are never given back are soon missed."""
+    """Room for little more than each task once: they leave the device and come back all the time."""
     options = ["--enforce-eager", "--dtype", "float32", "--max-model-len", "256", "--max-num-seqs", "16"]
-    options += ["--text-rows", "24", "--vision-rows", "10", "--task-slots", "9", "--store-seconds", "0.2"]
+    options += ["--text-rows", "14", "--vision-rows", "6", "--max-device-tasks", "5"]
+    options += ["--max-host-tasks", "2", "--store-seconds", "0.2"]
     with running_server(root / "model", root / "tasks", root / "server.log", *options) as url:
         yield url
 

@@ -135,7 +135,8 @@ def test_names_nobody_registered_share_one_label(site: Site) -> None:
 
 
 def test_the_store_is_published(site: Site) -> None:
-    assert value(site, "tasks", state="resident") == 5
+    assert value(site, "tasks", state="served") == 5
+    assert value(site, "tasks", state="device") == 5
     assert value(site, "tasks", state="faulty") == 2
     digest = site.server.service.tasks.find("plain").digest
     assert value(site, "task_info", task="plain", digest=digest) == 1
@@ -144,8 +145,8 @@ def test_the_store_is_published(site: Site) -> None:
 def test_a_digest_that_no_longer_serves_is_0() -> None:
     registry = CollectorRegistry()
     metrics = TaskMetrics(lambda name: True, registry)
-    metrics.store(resident={"a": "old", "b": "same"}, faulty=0)
-    metrics.store(resident={"a": "new", "b": "same"}, faulty=0)
+    metrics.store(served={"a": "old", "b": "same"}, on_device=2, faulty=0)
+    metrics.store(served={"a": "new", "b": "same"}, on_device=1, faulty=0)
     serving = {
         (sample.labels["task"], sample.labels["digest"]): sample.value
         for family in registry.collect()

@@ -41,6 +41,7 @@ def test_a_task_is_shown_whole_but_for_where_it_was_made(site: Site) -> None:
     )
     assert shown["usage"]["choices"] == ["cat", "dog"]
     assert shown["text"] == {"layers": 2, "length": 3, "hidden": 4}
+    assert shown["on_device"] is True
     assert "config" not in shown["provenance"]
     assert "data" not in shown["provenance"]
 

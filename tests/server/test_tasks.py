@@ -1,4 +1,4 @@
-"""The registry follows the store: load, swap, drain; requests keep what they leased."""
+"""The registry follows the store: load, swap, drain; requests keep what they hold."""
 
 import asyncio
 import shutil
@@ -13,7 +13,6 @@ import server.tasks
 from prompts.errors import CapacityError, EngineError, TaskNotFoundError
 from prompts.store import StoreReader
 from server.app import follow_store
-from server.engine.handles import TaskHandle
 from server.service import Service
 from server.tasks import TaskRegistry
 from tests.prompts.sample import edit_json, save_frame
@@ -47,7 +46,7 @@ def test_a_bundle_that_appears_is_served_and_one_that_goes_is_drained(site: Site
     async def story() -> None:
         await site.look()
         first = site.tasks.find("one").digest
-        save_frame(site.folder / "two", "two")
+        save_frame(site.folder / "two", "two", scale=0.5)
         shutil.rmtree(site.folder / "one")
         await site.look()
         await site.look()
@@ -55,7 +54,7 @@ def test_a_bundle_that_appears_is_served_and_one_that_goes_is_drained(site: Site
         with pytest.raises(TaskNotFoundError):
             site.tasks.find("one")
         await site.tasks.drained()
-        assert site.loader.unloaded == [first]
+        assert site.loader.discarded == [first]
 
     run(story)
 
@@ -69,25 +68,26 @@ def test_a_folder_that_is_just_being_replaced_is_not_gone(site: Site) -> None:
             assert "one" in site.tasks.tasks
             (site.folder / ".aside").rename(site.folder / "one")
             await site.look()
-        assert site.loader.unloaded == []
+        assert site.loader.discarded == []
 
     run(story)
 
 
-def test_a_swap_waits_for_the_requests_that_leased_the_old_digest(site: Site) -> None:
+def test_a_swap_waits_for_the_requests_that_hold_the_old_digest(site: Site) -> None:
     async def story() -> None:
         await site.look()
         old = site.tasks.find("one")
-        with old.lease(), old.lease():
+        async with old.hold() as first, old.hold() as second:
+            assert first.digest == second.digest == old.digest
             save_frame(site.folder / "one", "one", scale=0.5)
             await site.look()
             new = site.tasks.find("one")
-            assert new.handle.slot != old.handle.slot
             assert new.digest != old.digest
+            assert site.loader.is_on_device(new.digest), "loaded before its name is turned to it"
             await asyncio.sleep(0.15)
-            assert site.loader.unloaded == []
+            assert site.loader.discarded == []
         await site.tasks.drained()
-        assert site.loader.unloaded == [old.digest]
+        assert site.loader.discarded == [old.digest]
 
     run(story)
 
@@ -101,7 +101,7 @@ def test_what_did_not_change_is_not_loaded_again(site: Site) -> None:
         assert site.tasks.find("one") is task
         assert task.bundle.manifest.description == "told better"
         assert site.loader.loaded == ["one"]
-        assert site.loader.unloaded == []
+        assert site.loader.discarded == []
 
     run(story)
 
@@ -117,7 +117,7 @@ def test_a_name_goes_on_with_what_it_has_while_its_new_bundle_is_faulty(site: Si
         edit_json(site.folder / "one", lambda raw: raw.pop("surprise"))
         await site.look()
         assert site.tasks.faults == {}
-        assert site.loader.unloaded == []
+        assert site.loader.discarded == []
 
     run(story)
 
@@ -141,13 +141,13 @@ def test_a_refused_bundle_is_tried_again_when_it_changes_or_room_is_made(site: S
         await site.look()
         save_frame(site.folder / "two", "two")
         site.loader.refuses["two"] = CapacityError("no room")
-        counted = site.loader.load
+        counted = site.loader.check
 
-        async def load(bundle: Any) -> TaskHandle:
+        def check(bundle: Any) -> None:
             tried.append(bundle.name)
-            return await counted(bundle)
+            counted(bundle)
 
-        site.loader.load = load  # type: ignore[method-assign]
+        site.loader.check = check  # type: ignore[method-assign]
         await site.look()
         await site.look()
         assert tried == ["two"]
@@ -168,12 +168,12 @@ def test_a_refused_bundle_is_tried_again_when_it_changes_or_room_is_made(site: S
 def test_a_worker_that_fails_to_unload_is_logged_and_harms_no_one(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def fail(_: TaskHandle) -> None:
+    async def fail(_: str) -> None:
         raise EngineError("slot 1: no such task")
 
     async def story() -> None:
         await site.look()
-        site.loader.unload = fail  # type: ignore[method-assign]
+        site.loader.discard = fail  # type: ignore[method-assign]
         shutil.rmtree(site.folder / "one")
         await site.look()
         await site.look()
@@ -227,7 +227,7 @@ def test_a_load_that_the_engine_failed_is_tried_again(site: Site, monkeypatch: p
     run(story)
 
 
-def test_what_left_the_workers_is_leased_no_more(site: Site) -> None:
+def test_what_was_drained_is_held_no_more(site: Site) -> None:
     """An engine request that begins long after its HTTP answer fails alone; the workers never see it."""
 
     async def story() -> None:
@@ -237,8 +237,9 @@ def test_what_left_the_workers_is_leased_no_more(site: Site) -> None:
         await site.look()
         await site.look()
         await site.tasks.drained()
-        with pytest.raises(TaskNotFoundError), task.lease():
-            pass
+        with pytest.raises(TaskNotFoundError):
+            async with task.hold():
+                pass
 
     run(story)
 
@@ -258,5 +259,65 @@ def test_figures_that_cannot_be_published_do_not_end_the_following(
         following = asyncio.create_task(follow)
         await until(lambda: len(failed) > 2)
         following.cancel()
+
+    run(story)
+
+
+def test_a_store_larger_than_the_device_is_served_whole(site: Site) -> None:
+    """Tasks come to the device until it is full; the others are served all the same, and pinned ones come."""
+
+    async def story() -> None:
+        site.loader.rooms, site.loader.pinned = 2, {"zebra"}
+        for name, scale in (("two", 0.2), ("three", 0.3), ("zebra", 0.4)):
+            save_frame(site.folder / name, name, scale=scale)
+        await site.look()
+        assert sorted(site.tasks.tasks) == ["one", "three", "two", "zebra"]
+        assert site.loader.loaded == ["one", "three", "zebra"]
+        async with site.tasks.find("two").hold() as handle:
+            assert handle.digest == site.tasks.find("two").digest
+
+    run(story)
+
+
+def test_a_swap_on_a_busy_device_does_not_hold_the_store_up(site: Site) -> None:
+    async def story() -> None:
+        await site.look()
+        old = site.tasks.find("one").digest
+        site.loader.is_busy = True
+        save_frame(site.folder / "one", "one", scale=0.5)
+        await site.look()
+        assert site.tasks.find("one").digest != old
+
+    run(story)
+
+
+def test_two_names_of_one_digest_part_in_peace(site: Site) -> None:
+    """The one that goes does not take the other off the device."""
+
+    async def story() -> None:
+        save_frame(site.folder / "twin", "twin")
+        await site.look()
+        shutil.rmtree(site.folder / "one")
+        await site.look()
+        await site.look()
+        await site.tasks.drained()
+        assert site.loader.discarded == []
+        shutil.rmtree(site.folder / "twin")
+        await site.look()
+        await site.look()
+        await site.tasks.drained()
+        assert len(site.loader.discarded) == 1
+
+    run(story)
+
+
+def test_whoever_waits_for_the_store_goes_on_after_the_next_look(site: Site) -> None:
+    async def story() -> None:
+        await site.look()
+        waiting = asyncio.create_task(site.tasks.next_look())
+        await asyncio.sleep(0.02)
+        assert not waiting.done()
+        await site.look()
+        await waiting
 
     run(story)

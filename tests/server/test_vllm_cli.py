@@ -39,9 +39,9 @@ def test_both_kinds_of_options_are_read(tmp_path: Path) -> None:
 
 def test_a_yaml_file_may_hold_both(tmp_path: Path) -> None:
     file = tmp_path / "serve.yaml"
-    file.write_text(f"model: m\ntasks: {tmp_path}\ntask-slots: 3\nport: 8123\n")
+    file.write_text(f"model: m\ntasks: {tmp_path}\nmax-device-tasks: 3\nport: 8123\n")
     args = parse(["--config", str(file)], prog="passepartout serve", add_options=add_options)
-    assert (args.model, args.tasks, args.task_slots, args.port) == ("m", tmp_path, 3, 8123)
+    assert (args.model, args.tasks, args.max_device_tasks, args.port) == ("m", tmp_path, 3, 8123)
 
 
 def test_what_the_user_says_is_kept(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from prompts.errors import UnsupportedError
 from server.engine.families.base import PromptedModel, VisionLayout, run_mlp_projector
 from server.engine.processing import PromptDummyMixin, PromptInfoMixin, PromptProcessorMixin
 
-__all__ = ["PromptedLlava"]
+__all__ = ["PromptedLlava", "find_tower"]
 
 
 class PromptedLlavaInfo(PromptInfoMixin, LlavaProcessingInfo):
@@ -57,16 +57,7 @@ class PromptedLlava(PromptedModel, LlavaForConditionalGeneration):
         return list(self.language_model.model.layers)
 
     def find_vision(self) -> VisionLayout | str:
-        if isinstance(self.vision_tower, StageMissingLayer):
-            return "pictures are switched off (limit_mm_per_prompt)"
-        if not isinstance(self.config.vision_feature_layer, int):
-            return "this model reads several vision layers, and vision prompts work with one"
-        if self.config.vision_feature_select_strategy not in ("default", "full"):
-            strategy = self.config.vision_feature_select_strategy
-            return f"vision prompts do not work with vision_feature_select_strategy {strategy!r}"
-        tower, config = self.vision_tower.vision_model, self.config.vision_config
-        layers = list(tower.encoder.layers)
-        return VisionLayout(tower.encoder, layers, config.hidden_size, config.num_hidden_layers)
+        return find_tower(self.vision_tower, self.config)
 
     def find_projector(self) -> dict[str, tuple[int, ...]]:
         config = self.config
@@ -96,3 +87,16 @@ class PromptedLlava(PromptedModel, LlavaForConditionalGeneration):
             projected: Tensor = self.multi_modal_projector(features)
             return projected
         return run_mlp_projector(features, projector, self.multi_modal_projector.act)
+
+
+def find_tower(tower: Any, config: Any) -> VisionLayout | str:
+    """The CLIP or SigLIP encoder of a LLaVA-like model, or why it takes no vision prompts."""
+    if isinstance(tower, StageMissingLayer):
+        return "pictures are switched off (limit_mm_per_prompt)"
+    if not isinstance(config.vision_feature_layer, int):
+        return "this model reads several vision layers, and vision prompts work with one"
+    strategy = config.vision_feature_select_strategy
+    if strategy not in ("default", "full"):
+        return f"vision prompts do not work with vision_feature_select_strategy {strategy!r}"
+    encoder, vision = tower.vision_model.encoder, config.vision_config
+    return VisionLayout(encoder, list(encoder.layers), vision.hidden_size, vision.num_hidden_layers)
