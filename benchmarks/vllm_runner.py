@@ -51,7 +51,7 @@ def serve(spec: EngineSpec) -> Iterator[tuple[dict[str, Any], Answer]]:
 def _plugin_options(spec: EngineSpec) -> dict[str, Any]:
     from server.engine.offline import engine_arguments
 
-    return engine_arguments(Capacity(text_rows=1024, vision_rows=1024, slots=64))
+    return engine_arguments(Capacity(tasks=64, text_rows=1024, vision_rows=1024, projectors=64))
 
 
 def _stock_options(spec: EngineSpec) -> dict[str, Any]:
