@@ -21,9 +21,9 @@ LEAST_TEST_FILES = 50
 
 # package -> top-level names that nothing in it may import, anywhere in a file
 FORBIDDEN = {
-    "prompts": {"vllm", "transformers", "fastapi", "starlette", "server", "training"},
-    "server": {"training"},
-    "training": {"server"},
+    "prompts": {"vllm", "transformers", "fastapi", "starlette", "server", "training", "benchmarks"},
+    "server": {"training", "benchmarks"},
+    "training": {"server", "benchmarks"},
 }
 
 
