@@ -1,7 +1,7 @@
 """Bundles in a worker's host memory: read behind the steps, kept for the next load, the least used dropped.
 
 A worker's calls come between steps, so none may read a file: `HostTier.stage` starts a thread and says
-whether the copy is there yet. Everything here but the reading itself runs in the worker's own thread.
+where the copy is. Everything here but the reading itself runs in the worker's own thread.
 """
 
 from collections import OrderedDict
@@ -86,20 +86,22 @@ class HostTier:
     def __contains__(self, digest: str) -> bool:
         return digest in self._copies
 
-    def stage(self, path: Path, digest: str) -> bool:
-        """Whether the copy is here; otherwise its reading has begun, ask again.
+    def stage(self, path: Path, digest: str) -> Literal["host", "store", "reading"]:
+        """ "host": the copy was here; "store": it is here now; "reading": it is on its way, ask again.
 
         Raises:
             EngineError: the folder cannot be read, holds something else by now, or does not fit.
         """
-        if digest not in self._copies:
-            if digest not in self._reading:
-                self._reading[digest] = self._reader.submit(self._read, path, digest)
-            if not self._reading[digest].done():
-                return False
-            self._copies[digest] = self._reading.pop(digest).result()
+        if digest in self._copies:
+            self._awaited.add(digest)
+            return "host"
+        if digest not in self._reading:
+            self._reading[digest] = self._reader.submit(self._read, path, digest)
+        if not self._reading[digest].done():
+            return "reading"
+        self._copies[digest] = self._reading.pop(digest).result()
         self._awaited.add(digest)
-        return True
+        return "store"
 
     def take(self, digest: str) -> HostCopy:
         """The staged copy, most recently used from now on; what is too much by now is dropped.

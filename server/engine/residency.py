@@ -36,7 +36,7 @@ LoadObserver = Callable[[str, Literal["host", "store"], float], None]
 class _Entry:
     """A task on the device, or on its way there: `bringing` is done once it is.
 
-    `leaves`: it is to go when nobody holds it any more; `gone` is set then.
+    `leaves`: it is to go when nobody holds it any more; `gone` is set when it has gone, or need not.
     """
 
     bundle: Bundle
@@ -47,6 +47,13 @@ class _Entry:
     is_pinned: bool = False
     leaves: bool = False
     gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def stay(self) -> None:
+        """Calls off its leaving, and wakes those who waited for it."""
+        if self.leaves:
+            self.leaves = False
+            self.gone.set()
+            self.gone = asyncio.Event()
 
 
 class Residency:
@@ -211,6 +218,13 @@ class Residency:
         return entry.handle
 
     async def _make_room(self, needed: Room, *, is_patient: bool) -> None:
+        try:
+            await self._evict_for(needed, is_patient=is_patient)
+        finally:  # room may have come from elsewhere: those that were to leave for it stay
+            for entry in self._entries.values():
+                entry.stay()
+
+    async def _evict_for(self, needed: Room, *, is_patient: bool) -> None:
         while lacking := self._free.lacks(needed):
             self._released.clear()
             victim = next((one for one in self._entries.values() if _may_leave(one, lacking)), None)

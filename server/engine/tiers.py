@@ -20,8 +20,8 @@ class WorkerTiers:
         self._facts = facts
         self._host = HostTier(self._read, max_tasks=host_tasks)
 
-    def stage(self, path: str, digest: str) -> Literal["device", "host", "reading"]:
-        """Where the bundle is; where it is nowhere yet, its reading into host memory has begun.
+    def stage(self, path: str, digest: str) -> Literal["device", "host", "store", "reading"]:
+        """Where the bundle is, or where it has come from; where it is nowhere yet, its reading has begun.
 
         Raises:
             StaleBundleError: the folder holds something else by now.
@@ -29,7 +29,7 @@ class WorkerTiers:
         """
         if self._bank.find(digest) is not None:
             return "device"
-        return "host" if self._host.stage(Path(path), digest) else "reading"
+        return self._host.stage(Path(path), digest)
 
     def load(self, digest: str) -> Resident:
         """Brings what was staged to the device, or counts one more load of what is there.

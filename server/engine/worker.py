@@ -23,7 +23,7 @@ class PromptWorkerExtension:
         return _answer(lambda: _get_model(self).prompt_facts.to_plain())
 
     def passepartout_stage(self, path: str, digest: str) -> dict[str, Any]:
-        """Says where the bundle at `path` is: "device", "host", or "reading" while it is on its way."""
+        """Says where the bundle at `path` is: "device", "host", "store" (just read), or "reading"."""
         return _answer(lambda: _get_model(self).prompt_tiers.stage(path, digest))
 
     def passepartout_load(self, digest: str) -> dict[str, Any]:

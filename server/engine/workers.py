@@ -52,12 +52,12 @@ class Workers:
             StaleBundleError: a worker cannot read it, or finds another digest.
             EngineError: it does not fit, or a worker failed.
         """
-        seconds, had_to_read = _FIRST_LOOK_SECONDS, False
-        while "reading" in await self._ask("passepartout_stage", str(path), digest):
-            had_to_read = True
+        seconds, seen = _FIRST_LOOK_SECONDS, set()
+        while "reading" in (places := await self._ask("passepartout_stage", str(path), digest)):
+            seen.update(places)
             await asyncio.sleep(seconds)
             seconds = min(1.5 * seconds, _LONGEST_LOOK_SECONDS)
-        return not had_to_read
+        return not seen.union(places) & {"reading", "store"}
 
     async def load(self, digest: str) -> int:
         """Brings what is staged to the device; returns its slot. All workers take it, or none keeps it.

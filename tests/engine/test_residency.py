@@ -261,6 +261,28 @@ def test_tasks_in_use_all_the_time_do_not_keep_a_cold_one_out(
     run(story)
 
 
+def test_a_task_that_was_to_leave_stays_where_room_came_from_another(
+    bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.engine.residency, "_PATIENCE_SECONDS", 0.05)
+    engine = Engine()
+
+    async def story() -> None:
+        residency = make_residency(engine)
+        held = [await residency.acquire(bundle) for bundle in bundles[:2]]
+        cold = asyncio.create_task(residency.acquire(bundles[2]))
+        await asyncio.sleep(0.2)
+        more = asyncio.create_task(residency.acquire(bundles[0]))  # the one that is to leave
+        await asyncio.sleep(0.05)
+        assert not more.done(), "others waited longer for its room"
+        residency.release(held[1])
+        assert (await cold).digest == bundles[2].digest
+        assert (await asyncio.wait_for(more, 1)).digest == bundles[0].digest
+        assert engine.on_device() == {bundles[0].digest, bundles[2].digest}
+
+    run(story)
+
+
 def test_room_is_counted_by_the_row(tmp_path: Path) -> None:
     engine = Engine()
     small, large, other = (save(tmp_path / f"of-{n}", n, length=n) for n in (1, 5, 2))
