@@ -1,6 +1,6 @@
 """The command `passepartout`: finds a verb's function and hands it the rest of the line.
 
-    passepartout serve --model M --tasks DIR      passepartout task show|verify|preview BUNDLE
+    passepartout serve --model M --tasks DIR      passepartout task show|verify|preview|canary BUNDLE
     passepartout train tvp|m2pt --config FILE     passepartout model build pico-llava
     passepartout evaluate --config FILE           passepartout demo
 
@@ -13,16 +13,22 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
 
-__all__ = ["VERBS", "find_verb", "main", "usage"]
+__all__ = ["TASK_COMMANDS", "VERBS", "find_task_command", "find_verb", "main", "usage"]
 
 VERBS = {
     "serve": ("server.cli:main", "serve a model and its tasks over HTTP"),
     "train": ("training.cli:main_train", "train a task: tvp (a frame) or m2pt (deep prompts)"),
     "evaluate": ("training.cli:main_evaluate", "measure a model, with or without a task"),
-    "task": ("prompts.cli:main", "look at a saved task: show, verify, preview"),
+    "task": ("prompts.cli:main", "look at a saved task: show, verify, preview, canary"),
     "model": ("training.cli:main_model", "build or train an embedded model"),
     "demo": ("training.demo.command:main", "train, serve and compare on the embedded model"),
 }
+
+TASK_COMMANDS = {
+    "canary": ("training.canary_command:main", None),
+    "verify": ("server.verify:main", "--model"),
+}
+"""Commands of `task` that start a model, which `prompts` cannot, and the option they need to do so."""
 
 
 def usage() -> str:
@@ -33,7 +39,18 @@ def usage() -> str:
 
 def find_verb(verb: str) -> Callable[[list[str]], int]:
     """Imports the function of a verb of `VERBS`."""
-    module, _, function = VERBS[verb][0].partition(":")
+    return _import(VERBS[verb][0])
+
+
+def find_task_command(arguments: list[str]) -> Callable[[list[str]], int] | None:
+    """Imports the function of a command of `TASK_COMMANDS`; None where `arguments` name none, or no model."""
+    target, option = TASK_COMMANDS.get(arguments[0] if arguments else "", ("", None))
+    given = {one.partition("=")[0] for one in arguments}
+    return _import(target) if target and (option is None or option in given) else None
+
+
+def _import(target: str) -> Callable[[list[str]], int]:
+    module, _, function = target.partition(":")
     found: Callable[[list[str]], int] = getattr(import_module(module), function)
     return found
 
@@ -59,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     from prompts.errors import PassepartoutError
 
     try:
-        status = find_verb(arguments[0])(arguments[1:])
+        status = _run(arguments[0], arguments[1:])
         sys.stdout.flush()
         return status
     except PassepartoutError as error:
@@ -70,6 +87,11 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `passepartout task show … | head`: the reader has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _run(verb: str, rest: list[str]) -> int:
+    command = find_task_command(rest) if verb == "task" else None
+    return find_verb(verb)(rest) if command is None else command(rest[1:])
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ from torch import Tensor
 
 from server.engine.offline import OfflineTasks
 from tests.engine.oracle import Answer, Oracle
-from tests.engine.serving import ALL_CASES, VOCABULARY, Case, Served, load_all, start_llm
-from tests.engine.tiny_llava import make_tiny_llava
+from tests.engine.serving import ALL_CASES, Case, Served, load_all, start_llm
+from tests.engine.tiny_llava import VOCABULARY, make_tiny_llava
 
 __all__ = ["TOLERANCES", "Verdict", "check", "judge", "main", "table"]
 

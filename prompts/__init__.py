@@ -4,6 +4,8 @@ Needs torch, safetensors, pydantic, Pillow and numpy; imports neither vLLM, nor 
 """
 
 from prompts.bundle import Bundle, compute_digest, load_bundle, save_bundle
+from prompts.canary import Canary, CanaryInput
+from prompts.canary_check import CanaryReport, FirstToken, compare
 from prompts.deep import M2PTSizes, count_parameters, image_tokens, xavier_prompts
 from prompts.errors import BundleError, InputError, InternalError, PassepartoutError
 from prompts.fingerprint import base_model_ref, fingerprint_model
@@ -25,6 +27,10 @@ __all__ = [
     "BaseModelRef",
     "Bundle",
     "BundleError",
+    "Canary",
+    "CanaryInput",
+    "CanaryReport",
+    "FirstToken",
     "FrameSpec",
     "InputError",
     "InternalError",
@@ -40,6 +46,7 @@ __all__ = [
     "VisionSpec",
     "apply_frame",
     "base_model_ref",
+    "compare",
     "compute_digest",
     "count_parameters",
     "decode_picture",

@@ -1,4 +1,4 @@
-"""A bundle: one task at one version, as a folder with `bundle.json` and `tensors.safetensors`.
+"""A bundle: one task at one version, as a folder with `bundle.json`, `tensors.safetensors`, maybe a canary.
 
 Loading is strict and finds every fault before it gives up. What is loaded never changes, and is known from
 then on by its digest.
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from prompts import contents
 from prompts.bundle_files import MANIFEST_FILE, TENSORS_FILE, read_bundle_files
+from prompts.canary import CANARY_FILE, Canary, canary_faults
 from prompts.contents import DTYPES, Declared, shape_faults, value_faults
 from prompts.errors import BundleError
 from prompts.faults import fault
@@ -36,12 +37,14 @@ class Bundle:
     """A loaded bundle. `tensors`: name -> CPU tensor; `digest`: 64 hex digits; `path`: its folder or None.
 
     `outlines`: name -> what a tensor would look like that was left behind in the file (`outlined`).
+    `canary`: inputs with the trainer's first-token logprobs, where it has any (`prompts.canary`).
     """
 
     manifest: Manifest
     tensors: Mapping[str, Tensor]
     digest: str
     path: Path | None = None
+    canary: Canary | None = None
     outlines: Mapping[str, Tensor] = field(default_factory=dict)
 
     def outlined(self) -> "Bundle":
@@ -120,21 +123,27 @@ def load_bundle(path: Path) -> Bundle:
     Raises:
         BundleError: with every fault: unknown or missing keys, an unsupported format, missing, extra or
             misshapen tensors, a wrong dtype, NaN or Inf, a frame outside its border or range, oversize files
-            or headers, something that is no safetensors, links that leave the folder, unreadable files.
+            or headers, something that is no safetensors, links that leave the folder, unreadable files, a
+            canary that is broken or was made for another digest or base model.
     """
     path = Path(path)
     try:
-        manifest, tensors, faults = read_bundle_files(path)
+        files = read_bundle_files(path)
     except OSError as error:
         came = error.strerror or type(error).__name__
-        found = fault("folder", expected="a readable folder", came=came, cure="correct its permissions")
-        raise BundleError(path, [found]) from error
-    if faults or manifest is None:
-        raise BundleError(path, faults)
-    return Bundle(manifest, tensors, compute_digest(manifest, tensors), path)
+        unread = fault("folder", expected="a readable folder", came=came, cure="correct its permissions")
+        raise BundleError(path, [unread]) from error
+    if files.faults or files.manifest is None:
+        raise BundleError(path, files.faults)
+    digest = compute_digest(files.manifest, files.tensors)
+    if files.canary is not None and (found := canary_faults(files.canary, files.manifest, digest)):
+        raise BundleError(path, found)
+    return Bundle(files.manifest, files.tensors, digest, path, files.canary)
 
 
-def save_bundle(path: Path, manifest: Manifest, tensors: Mapping[str, Tensor]) -> Bundle:
+def save_bundle(
+    path: Path, manifest: Manifest, tensors: Mapping[str, Tensor], canary: Canary | None = None
+) -> Bundle:
     """Write a bundle whole or not at all, and return it as read back.
 
     It is written beside `path` and moved there; a bundle already at `path` is replaced. Tensors may be on any
@@ -151,7 +160,7 @@ def save_bundle(path: Path, manifest: Manifest, tensors: Mapping[str, Tensor]) -
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.parent / f".{target.name}.{secrets.token_hex(4)}.new"
     try:
-        _write(draft, manifest, held)
+        _write(draft, manifest, held, canary)
         bundle = load_bundle(draft)
         _move(draft, target)
     except BundleError as error:
@@ -202,7 +211,7 @@ def _target_faults(target: Path) -> list[str]:
     return [fault("folder", expected="a new folder or a bundle to replace", came="other files", cure=cure)]
 
 
-def _write(folder: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> None:
+def _write(folder: Path, manifest: Manifest, tensors: dict[str, Tensor], canary: Canary | None) -> None:
     folder.mkdir()
     try:
         text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
@@ -215,8 +224,10 @@ def _write(folder: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> None
     save_file(tensors, folder / TENSORS_FILE)
     # safetensors writes for the owner alone; the server often runs as another user.
     shutil.copymode(folder / MANIFEST_FILE, folder / TENSORS_FILE)
-    for name in (MANIFEST_FILE, TENSORS_FILE):
-        with open(folder / name, "rb") as file:
+    if canary is not None:
+        (folder / CANARY_FILE).write_text(canary.to_json(), encoding="utf-8")
+    for path in folder.iterdir():
+        with open(path, "rb") as file:
             os.fsync(file.fileno())
 
 

@@ -1,9 +1,10 @@
-"""Reads the two files of a bundle's folder and gathers their faults; see `prompts.bundle` for the whole."""
+"""Reads the files of a bundle's folder and gathers their faults; see `prompts.bundle` for the whole."""
 
 import json
-import math
+import os
 import stat
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,12 +12,21 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from prompts.canary import CANARY_FILE, MAX_CANARY_BYTES, Canary, read_canary
 from prompts.contents import DTYPES, Declared, shape_faults, value_faults
 from prompts.faults import fault, shown, validation_faults
+from prompts.jsonfile import parse_json
 from prompts.manifest import FrameSpec, Manifest, PrefixSpec, TextSpec, VisionSpec, lacking_part
 from prompts.tensorfile import TensorEntry, TensorFileError, read_bytes, read_header
 
-__all__ = ["MANIFEST_FILE", "TENSORS_FILE", "link_leaves", "read_bundle_files", "read_manifest"]
+__all__ = [
+    "MANIFEST_FILE",
+    "TENSORS_FILE",
+    "BundleFiles",
+    "link_leaves",
+    "read_bundle_files",
+    "read_manifest",
+]
 
 MANIFEST_FILE = "bundle.json"
 TENSORS_FILE = "tensors.safetensors"
@@ -34,27 +44,44 @@ _PARTS: dict[str, type[FrameSpec | TextSpec | PrefixSpec | VisionSpec]] = {
 }
 
 
-def read_bundle_files(folder: Path) -> tuple[Manifest | None, dict[str, Tensor], list[str]]:
-    """Return manifest (None where it is faulty), tensors and every fault found; good only without faults."""
+@dataclass
+class BundleFiles:
+    """What a folder holds, good only without `faults`.
+
+    `manifest` is None where it is faulty; `canary` where it is, and where there is none.
+    """
+
+    manifest: Manifest | None = None
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    canary: Canary | None = None
+    faults: list[str] = field(default_factory=list)
+
+
+def read_bundle_files(folder: Path) -> BundleFiles:
+    """Return what the files say, and every fault found."""
     if not folder.is_dir():
         expected = f"a folder with {MANIFEST_FILE} and {TENSORS_FILE}"
         came = "a file" if folder.exists() else "nothing at this path"
-        return None, {}, [fault("folder", expected=expected, came=came, cure="correct the path")]
-    faults = _link_faults(folder)
-    manifest, declared = None, Declared(unsure=frozenset({*_PARTS, "projector", "lm_head"}))
-    tensors: dict[str, Tensor] = {}
+        return BundleFiles(faults=[fault("folder", expected=expected, came=came, cure="correct the path")])
+    files = BundleFiles(faults=_link_faults(folder))
+    declared = Declared(unsure=frozenset({*_PARTS, "projector", "lm_head"}))
 
     def take_manifest(file: BinaryIO) -> None:
-        nonlocal manifest, declared
-        manifest, declared, found = _read_manifest(file.read(MAX_MANIFEST_BYTES))
-        faults.extend(found)
+        nonlocal declared
+        files.manifest, declared, found = _read_manifest(file.read(MAX_MANIFEST_BYTES))
+        files.faults += found
 
     def take_tensors(file: BinaryIO) -> None:
-        faults.extend(_read_tensors(file, declared, tensors))
+        files.faults += _read_tensors(file, declared, files.tensors)
 
-    faults += _with_file(folder, MANIFEST_FILE, MAX_MANIFEST_BYTES, take_manifest)
-    faults += _with_file(folder, TENSORS_FILE, MAX_TENSORS_BYTES, take_tensors)
-    return manifest, tensors, faults
+    def take_canary(file: BinaryIO) -> None:
+        files.canary = read_canary(file.read(MAX_CANARY_BYTES), files.faults)
+
+    files.faults += _with_file(folder, MANIFEST_FILE, MAX_MANIFEST_BYTES, take_manifest)
+    files.faults += _with_file(folder, TENSORS_FILE, MAX_TENSORS_BYTES, take_tensors)
+    if os.path.lexists(folder / CANARY_FILE):
+        files.faults += _with_file(folder, CANARY_FILE, MAX_CANARY_BYTES, take_canary)
+    return files
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -114,7 +141,7 @@ def _with_file(folder: Path, name: str, max_bytes: int, use: Callable[[BinaryIO]
 def _read_manifest(data: bytes) -> tuple[Manifest | None, Declared, list[str]]:
     faults: list[str] = []
     try:
-        raw = _parse(data, faults)
+        raw = parse_json(data, source=MANIFEST_FILE, faults=faults)
     except (ValueError, RecursionError) as error:
         found = fault(MANIFEST_FILE, expected="JSON in UTF-8", came=str(error), cure="correct the file")
         return None, Declared(unsure=frozenset({*_PARTS, "projector", "lm_head"})), [found]
@@ -132,34 +159,6 @@ def _read_manifest(data: bytes) -> tuple[Manifest | None, Declared, list[str]]:
             faults.append(f"{MANIFEST_FILE}: {lacking}")
         return None, _declared(raw), faults
     return manifest, Declared.of(manifest), faults
-
-
-def _parse(data: bytes, faults: list[str]) -> object:
-    """Parse JSON; repeated keys and numbers that are no JSON go into `faults`."""
-
-    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        found: dict[str, object] = {}
-        for key, value in pairs:
-            if key in found:
-                cure = "keep one of them"
-                faults.append(
-                    fault(f"{MANIFEST_FILE}: {shown(key)}", expected="the key once", came="twice", cure=cure)
-                )
-            found[key] = value
-        return found
-
-    def number(text: str) -> float | None:
-        value = float(text)
-        if math.isfinite(value):
-            return value
-        faults.append(
-            fault(MANIFEST_FILE, expected="finite numbers", came=text, cure="write a number or null")
-        )
-        return None
-
-    return json.loads(
-        data.decode("utf-8"), object_pairs_hook=unique, parse_constant=number, parse_float=number
-    )
 
 
 def _format_faults(raw: dict[str, object]) -> list[str]:

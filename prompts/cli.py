@@ -3,6 +3,8 @@
 passepartout task show BUNDLE [--json]
 passepartout task verify BUNDLE [--json]
 passepartout task preview BUNDLE [--picture FILE] [--out FILE]
+passepartout task verify BUNDLE --model M [--json] [any option of vLLM's engine]       (server/verify.py)
+passepartout task canary BUNDLE --model M [--picture FILE --question TEXT]  (training/canary_command.py)
 passepartout task import tvp|m2pt|peft …, passepartout task export peft …: see `prompts.cli_interchange`
 """
 
@@ -23,6 +25,11 @@ from prompts.picture import decode_picture
 __all__ = ["main"]
 
 _REFUSED = 2
+_WITH_A_MODEL = """\
+with a model:
+  verify BUNDLE --model M   start vLLM on M and ask it the bundle's canary
+  canary BUNDLE --model M   give a bundle a canary, or a new one: inputs and what they are answered
+"""
 
 
 def main(argv: list[str]) -> int:
@@ -38,7 +45,10 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="passepartout task", description="Look at a saved task, import or export one."
+        prog="passepartout task",
+        description="Look at a saved task, import or export one.",
+        epilog=_WITH_A_MODEL,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     metavar = "show|verify|preview|import|export"
     verbs = parser.add_subparsers(title="commands", required=True, metavar=metavar)
@@ -106,6 +116,7 @@ def _as_json(bundle: Bundle) -> dict[str, object]:
         "digest": bundle.digest,
         "size_bytes": bundle.size_bytes,
         "trained_values": bundle.trained_values,
+        "canary": _canary(bundle),
         "tensors": {
             name: {"shape": list(tensor.shape), "dtype": _dtype(tensor.dtype), "size_bytes": tensor.nbytes}
             for name, tensor in sorted(bundle.tensors.items())
@@ -128,12 +139,21 @@ def _as_text(bundle: Bundle) -> str:
     for name, tensor in sorted(bundle.tensors.items()):
         shape = " x ".join(str(size) for size in tensor.shape)
         lines += _row("", f"{name}  {shape}  {_dtype(tensor.dtype)}  {tensor.nbytes:,} bytes")
+    lines += _section("canary", _canary(bundle))
     for key, value in manifest.usage.model_dump().items():
         lines += _optional(key, ", ".join(value) if key == "choices" and value else value)
     lines += _section("metrics", manifest.metrics)
     for key, value in manifest.provenance.model_dump(mode="json").items():
         lines += _optional(key, value)
     return "\n".join(lines)
+
+
+def _canary(bundle: Bundle) -> dict[str, object] | None:
+    canary = bundle.canary
+    if canary is None:
+        return None
+    base = canary.base_model
+    return {"inputs": len(canary.inputs), "dtype": canary.dtype, "made in": base.id or base.fingerprint}
 
 
 def _row(label: str, text: str) -> list[str]:

@@ -25,6 +25,7 @@ __all__ = [
     "BaseModelRef",
     "FrameSpec",
     "Manifest",
+    "Part",
     "PrefixSpec",
     "Provenance",
     "TextSpec",
@@ -53,13 +54,13 @@ def _is_none(value: object) -> bool:
     return value is None
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
     """Unknown keys refused, values immutable, no silent conversion (a "10" is no 10), no NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class BaseModelRef(_Part):
+class BaseModelRef(Part):
     """The checkpoint a prompt was trained in.
 
     `architecture`: first of `architectures` in its config.json; `fingerprint`: see `prompts.fingerprint`;
@@ -71,7 +72,7 @@ class BaseModelRef(_Part):
     id: Line | None = None
 
 
-class FrameSpec(_Part):
+class FrameSpec(Part):
     """Geometry of a TVP frame: an `inner` × `inner` picture in the middle of `canvas` = (H, W), in pixels."""
 
     canvas: Annotated[tuple[Pixels, Pixels], Field(strict=False)] = (224, 224)
@@ -90,7 +91,7 @@ class FrameSpec(_Part):
         return self
 
 
-class _DeepSpec(_Part):
+class _DeepSpec(Part):
     """Prompts for an encoder of `layers` layers and width `hidden`: (len(layer_indices), length, hidden).
 
     `at`: the layers that have prompts of their own, ascending from 0; None for all. At a layer left out the
@@ -134,7 +135,7 @@ class VisionSpec(_DeepSpec):
     mode: Literal["released", "paper"]
 
 
-class PrefixSpec(_Part):
+class PrefixSpec(Part):
     """Keys and values in front of the text at every layer, as the attention sees them (after rotary).
 
     `prefix.keys` and `prefix.values` are (layers, length, kv_heads · head_dim), those of the whole model.
@@ -151,7 +152,7 @@ class PrefixSpec(_Part):
         return self.kv_heads * self.head_dim
 
 
-class Usage(_Part):
+class Usage(Part):
     """How the task wants to be asked. `template` holds `{text}` once: the user's text goes there."""
 
     system: str | None = None
@@ -181,7 +182,7 @@ class Usage(_Part):
         return text if self.template is None else self.template.replace(TEXT_FIELD, text)
 
 
-class Provenance(_Part):
+class Provenance(Part):
     """Where the prompt comes from; never part of the digest."""
 
     method: str | None = None
@@ -193,7 +194,7 @@ class Provenance(_Part):
     created: str | None = None
 
 
-class Manifest(_Part):
+class Manifest(Part):
     """The whole of `bundle.json`."""
 
     format: Literal[1] = 1

@@ -15,6 +15,7 @@ from starlette.middleware import Middleware
 
 from prompts.errors import StoreError
 from prompts.store import StoreReader
+from server.canary import CanaryLoader
 from server.config import ServeConfig
 from server.engine.residency import Residency
 from server.log import logger
@@ -22,10 +23,11 @@ from server.middleware import TaskMiddleware
 from server.routes import add_routes
 from server.service import Service
 from server.tasks import Loader
-from server.vllm_engine import find_model_folder, is_healthy, watch_generate
+from server.vllm_canary import ServerAsker
+from server.vllm_engine import AllEngines, find_model_folder, is_healthy, watch_generate
 from server.vllm_models import echo_alias
 
-__all__ = ["PassepartoutEndpoints", "attach", "follow_store", "start"]
+__all__ = ["PassepartoutEndpoints", "attach", "follow_store", "start", "with_canaries"]
 
 
 class PassepartoutEndpoints:
@@ -53,17 +55,27 @@ class PassepartoutEndpoints:
         names = args.served_model_name or [args.model]
         folder = find_model_folder(engine_client.model_config)
         share = args.api_server_count or 1
-        residency = await Residency.connect(engine_client, folder, pinned=config.pinned, share=share)
+        engines = AllEngines(engine_client)
+        residency = await Residency.connect(engines, folder, pinned=config.pinned, share=share)
         residency.observe_load = self._service.metrics.load
         self._service.engine_is_healthy = partial(is_healthy, engine_client)
         self._service.local_files = bool(args.allowed_local_media_path)
-        reader = await start(self._service, config, base_names=tuple(names), loader=residency)
+        loader = with_canaries(residency, engine_client, state.online_renderer, config)
+        reader = await start(self._service, config, base_names=tuple(names), loader=loader)
         echo_alias(state)
         watch_generate(engine_client, self._service.metrics)
         watch_frames(self._service)
         if config.store_seconds:
-            following = follow_store(self._service, reader, residency, seconds=config.store_seconds)
+            following = follow_store(self._service, reader, loader, seconds=config.store_seconds)
             self._following = asyncio.create_task(following)
+
+
+def with_canaries(residency: Residency, engine: Any, renderer: Any, config: ServeConfig) -> Loader:
+    """The loader that asks each bundle's canary, or `residency` itself where they are switched off."""
+    if config.canary == "off":
+        return residency
+    asker = ServerAsker(engine, renderer)
+    return CanaryLoader(residency, asker, base=residency.base, only_warn=config.canary == "warn")
 
 
 def watch_frames(service: Service) -> None:

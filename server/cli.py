@@ -29,6 +29,10 @@ _HELP: dict[str, tuple[str, str]] = {
     "projectors": ("N", "tasks on the device with a projector of their own; 0: what the store needs"),
     "lm_heads": ("N", "the same for output layers"),
     "max_picture_pixels": ("N", "larger pictures are refused before they are decoded"),
+    "canary": (
+        "WHAT",
+        "of a bundle whose canary the engine does not find again: refuse it, warn of it, or off: not asked",
+    ),
     "store_seconds": ("S", "between two looks at the store for bundles that came, changed or went; 0: never"),
 }
 

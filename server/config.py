@@ -19,10 +19,11 @@ from prompts.store import read_manifests
 from server.capacity import plan_capacity
 from server.engine.facts import ADDITIONAL_CONFIG_KEY, Capacity, Room
 
-__all__ = ["PLUGIN_NAME", "ServeConfig", "set_environment"]
+__all__ = ["CANARY_MODES", "PLUGIN_NAME", "ServeConfig", "set_environment"]
 
 PLUGIN_NAME = "passepartout"
 _MAY_BE_0 = {"least": 0}
+CANARY_MODES = ("refuse", "warn", "off")
 _ENDPOINT_GROUP = "vllm.endpoint_plugins"
 _OTHER_GROUPS = (
     "vllm.general_plugins",
@@ -41,6 +42,8 @@ class ServeConfig:
     own; 0: as the store needs.
     `max_picture_pixels`: larger pictures are refused before they are decoded.
     `store_seconds`: between two looks at the store, which is followed while the server runs; 0: never again.
+    `canary`: what becomes of a bundle whose canary the engine does not find again: `refuse`, `warn`, or `off`
+    (canaries are not asked).
     """
 
     tasks: Path
@@ -54,6 +57,7 @@ class ServeConfig:
     lm_heads: int = field(default=0, metadata=_MAY_BE_0)
     max_picture_pixels: int = MAX_PIXELS
     store_seconds: float = 1.0
+    canary: str = "refuse"
 
     def __post_init__(self) -> None:
         faults = [
@@ -71,6 +75,9 @@ class ServeConfig:
         if not 0 <= self.store_seconds < math.inf:
             came, cure = str(self.store_seconds), "give seconds, or 0 to look once only"
             faults.append(fault("--store-seconds", expected="0 or more", came=came, cure=cure))
+        if self.canary not in CANARY_MODES:
+            expected, cure = " or ".join(CANARY_MODES), "correct the word"
+            faults.append(fault("--canary", expected=expected, came=self.canary, cure=cure))
         if not self.tasks.is_dir():
             came = "a file" if self.tasks.exists() else "nothing"
             cure = f"create the folder {self.tasks} or correct the path"
@@ -127,6 +134,13 @@ def set_environment(environment: MutableMapping[str, str] = os.environ) -> None:
     given = environment.get("VLLM_PLUGINS")
     names = _plugins_loaded_by_default() if given is None else [one for one in given.split(",") if one]
     environment["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*names, PLUGIN_NAME]))
+
+
+def quiet_offline(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Have an engine without a server log warnings alone, to stderr: stdout is the command's own."""
+    set_environment(environment)
+    environment.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    environment.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
 
 
 def has_cache_size(environment: MutableMapping[str, str] = os.environ) -> bool:

@@ -14,7 +14,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -29,8 +29,6 @@ __all__ = ["DRAIN_GRACE_SECONDS", "Loader", "ServedTask", "TaskRegistry"]
 DRAIN_GRACE_SECONDS = 0.5
 """Between a drained task's last request and its unloading: time for what vLLM has still to start."""
 _LOOK_SECONDS = 0.05
-_WARM_SECONDS = 1.5
-"""How long a look at the store waits at most for one bundle to come to a busy device."""
 _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 1.0, 30.0
 
 
@@ -41,10 +39,13 @@ class Loader(Protocol):
         """Raise what keeps the bundle out of this engine for good."""
         raise NotImplementedError
 
-    def using(self, bundle: Bundle, *, is_held: bool = False) -> AbstractAsyncContextManager[TaskHandle]:
+    def using(
+        self, bundle: Bundle, *, is_held: bool = False, is_patient: bool = True
+    ) -> AbstractAsyncContextManager[TaskHandle]:
         """Hold the bundle on the device while this is open; entering waits until it is there.
 
-        `is_held`: the request holds it already, and must not wait for itself.
+        `is_held`: the request holds it already, and must not wait for itself. Not `is_patient`: a
+        CapacityError where it would have to wait for room.
         """
         raise NotImplementedError
 
@@ -73,6 +74,8 @@ class ServedTask:
     loader: Loader
     leases: int = 0
     is_drained: bool = False
+    faults: list[str] = field(default_factory=list)
+    """Why it is to be served no more, found when it came to the device."""
 
     @property
     def name(self) -> str:
@@ -98,14 +101,19 @@ class ServedTask:
         Raises:
             TaskNotFoundError: it was drained; a request that goes on behind its HTTP answer may come so late.
             StaleBundleError: its folder holds another bundle; the next look at the store will see to it.
-            EngineError: the workers failed.
+            EngineError: the workers failed, or the engine does not serve it as it was trained.
         """
+        if self.faults:
+            raise EngineError(self.faults[0])
         if self.is_drained:
             raise TaskNotFoundError(self.name, ())
         self.leases += 1
         try:
             async with self.loader.using(self.bundle, is_held=is_held) as handle:
                 yield handle
+        except BundleError as error:
+            self.faults = list(error.faults)
+            raise EngineError(self.faults[0]) from error
         finally:
             self.leases -= 1
 
@@ -201,8 +209,11 @@ class TaskRegistry:
         """Has the bundle's name answered by this bundle; returns the faults that keep it from that."""
         current = self.tasks.get(bundle.name)
         if current is not None and current.digest == bundle.digest:
-            current.bundle = bundle
-            return []
+            if not current.faults:
+                current.bundle = bundle
+                return []
+            self._retire(self.tasks.pop(bundle.name), loader)
+            self._refused[bundle.name] = _Refusal(bundle, current.faults)
         before = self._refused.get(bundle.name)
         if before is not None and before.bundle is bundle and time.monotonic() < before.retry_at:
             return before.faults
@@ -229,9 +240,12 @@ class TaskRegistry:
         is_wanted = loader.is_pinned(bundle) or (current and loader.is_on_device(current.digest))
         if not is_wanted and not loader.has_room(bundle):
             return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_WARM_SECONDS), loader.using(bundle):
+        try:
+            async with loader.using(bundle, is_patient=False):
                 pass
+        except CapacityError:
+            if bundle.canary is not None and current is not None:
+                raise  # unseen it does not take the place of one that works
 
     def _retire(self, task: ServedTask, loader: Loader) -> None:
         drain = asyncio.create_task(self._drain(task, loader))

@@ -15,7 +15,7 @@ from prompts.faults import fault, shown
 from server.config import PLUGIN_NAME, ServeConfig, has_cache_size
 from server.engine.plugin import WORKER_EXTENSION
 
-__all__ = ["configure", "parse", "run"]
+__all__ = ["cache_bytes", "configure", "parse", "run"]
 
 BASE_NAME = "base"
 
@@ -84,7 +84,7 @@ def configure(args: argparse.Namespace, config: ServeConfig, *, is_cpu: bool) ->
     args.additional_config = config.additional_config(args.additional_config)
     args.served_model_name = args.served_model_name or [BASE_NAME]
     if is_cpu and args.kv_cache_memory_bytes is None and not has_cache_size():
-        args.kv_cache_memory_bytes = _cache_bytes()
+        args.kv_cache_memory_bytes = cache_bytes()
 
 
 def _one_front_end(count: int | None) -> int:
@@ -131,7 +131,8 @@ def _without_plugins(option: str) -> str:
     )
 
 
-def _cache_bytes() -> int:
+def cache_bytes() -> int:
+    """Room for the KV cache on a CPU where nobody said how much: a quarter of the free memory, 1 to 4 GiB."""
     import psutil  # type: ignore[import-untyped]  # a dependency of vLLM's
 
     quarter: int = psutil.virtual_memory().available // 4

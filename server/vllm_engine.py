@@ -4,7 +4,7 @@
 `RequestOutput`; every route that writes tokens ends in it, streamed or not, so it is watched there. Of an
 output are read: `prompt_token_ids`, `num_cached_tokens`, `outputs[i].token_ids` and
 `metrics.first_token_latency` (seconds from the request's arrival in the front end; None with
---disable-log-stats).
+--disable-log-stats). `AsyncLLM.engine_core.call_utility_all_async(name, *args)` gives one result per engine.
 """
 
 import time
@@ -16,9 +16,28 @@ from typing import Any
 from server.metrics import TaskMetrics
 from server.scope import CURRENT_SCOPE, RequestScope
 
-__all__ = ["find_model_folder", "is_healthy", "watch_generate"]
+__all__ = ["AllEngines", "find_model_folder", "is_healthy", "watch_generate"]
 
 _CUMULATIVE = "CUMULATIVE"
+
+
+class AllEngines:
+    """`collective_rpc` that gives the answers of all workers of all engines.
+
+    With engines side by side vLLM's own asks them all and gives the first one's answers: what another one
+    refuses, or has not read yet, would go unseen.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    async def collective_rpc(
+        self, method: str, timeout: float | None = None, args: tuple = (), kwargs: dict | None = None
+    ) -> list[Any]:
+        """Calls `method` in every worker; returns each worker's answer, engine by engine."""
+        call = self._engine.engine_core.call_utility_all_async
+        engines = await call("collective_rpc", method, timeout, args, kwargs)
+        return [answer for workers in engines for answer in workers]
 
 
 def watch_generate(engine: Any, metrics: TaskMetrics) -> None:

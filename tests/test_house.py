@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from passepartout import VERBS
+from passepartout import TASK_COMMANDS, VERBS
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("prompts", "server", "training")
@@ -21,9 +21,9 @@ LEAST_TEST_FILES = 50
 
 # package -> top-level names that nothing in it may import, anywhere in a file
 FORBIDDEN = {
-    "prompts": {"vllm", "transformers", "fastapi", "starlette", "server", "training"},
-    "server": {"training"},
-    "training": {"server"},
+    "prompts": {"vllm", "transformers", "fastapi", "starlette", "server", "training", "benchmarks"},
+    "server": {"training", "benchmarks"},
+    "training": {"server", "benchmarks"},
 }
 
 
@@ -121,6 +121,7 @@ def entry_points() -> dict[str, str]:
     """Every `module:name` the distribution or the command promises, by where it is promised."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     targets = {f"verb {verb}": target for verb, (target, _) in VERBS.items()}
+    targets |= {f"task {name}": target for name, (target, _) in TASK_COMMANDS.items()}
     targets |= {f"script {name}": target for name, target in project["scripts"].items()}
     for group, entries in project["entry-points"].items():
         targets |= {f"{group} {name}": target for name, target in entries.items()}

@@ -76,3 +76,27 @@ def test_help_loads_no_heavy_package() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "module"),
+    [
+        (["canary", "b", "--model", "m"], "training.canary_command"),
+        (["verify", "b", "--model=m"], "server.verify"),
+        (["verify", "b"], None),
+        (["show", "b", "--model", "m"], None),
+        ([], None),
+    ],
+)
+def test_a_task_command_that_needs_a_model_is_found_where_it_may_start_one(
+    arguments: list[str], module: str | None
+) -> None:
+    found = passepartout.find_task_command(arguments)
+    assert (found and found.__module__) == module
+
+
+def test_the_help_of_task_names_them(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        passepartout.main(["task", "--help"])
+    shown = capsys.readouterr().out
+    assert all(f"{command} BUNDLE --model M" in shown for command in passepartout.TASK_COMMANDS)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from prompts.canary import MAX_INPUTS
 from prompts.errors import ConfigError
 from prompts.faults import fault, shown, validation_faults
 from prompts.manifest import FrameSpec, Name, Usage, Version
@@ -58,6 +59,13 @@ class TrainConfig(_Config):
         "usage.choices, as at serving",
     )
     usage: Usage = Field(default_factory=Usage, description="how the task is asked; goes into the bundle")
+    canary: int = Field(
+        3,
+        ge=0,
+        le=MAX_INPUTS,
+        description="examples (of the validation, else the training data) that go into the bundle, pictures "
+        "and all, for a server to check itself with; 0: none",
+    )
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
     log_every: int = Field(10, ge=1, description="steps between lines of the log")
 

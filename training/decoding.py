@@ -16,7 +16,7 @@ from training.backbone import NO_PROMPTS, DeepPrompts, LlavaBackbone
 from training.chat import Encoded, collate
 from training.choices import ChoiceMask
 
-__all__ = ["generate", "score_choices"]
+__all__ = ["first_log_probs", "generate", "score_choices"]
 
 ROWS_AT_ONCE = 64
 
@@ -64,6 +64,18 @@ def score_choices(
         for start in range(0, len(rows), ROWS_AT_ONCE)
     ]
     return list(torch.cat(scores).split([len(group) for group in choices]))
+
+
+@torch.inference_mode()
+def first_log_probs(
+    backbone: LlavaBackbone,
+    questions: Sequence[Sequence[int]],
+    *,
+    features: Tensor | None,
+    deep: DeepPrompts = NO_PROMPTS,
+) -> Tensor:
+    """Log-probabilities of the token that follows each question: (B, vocabulary) float32."""
+    return _first_pass(backbone, questions, features, deep).log_probs
 
 
 @torch.inference_mode()

@@ -24,7 +24,7 @@ from training.data import Example, ExampleSource
 from training.decoding import generate, score_choices
 from training.statistics import Score, score
 
-__all__ = ["Graded", "How", "evaluate", "normalise_answer", "score_of"]
+__all__ = ["Graded", "How", "evaluate", "normalise_answer", "picture_features", "score_of"]
 
 How = Literal["ranking", "structured", "generation"]
 
@@ -70,7 +70,7 @@ def evaluate(
     deep = DeepPrompts.of_bundle(bundle, backbone.device) if bundle else NO_PROMPTS
     for start in range(0, len(source), batch):
         examples = [source[index] for index in range(start, min(start + batch, len(source)))]
-        features = _features(backbone, examples, bundle, deep)
+        features = picture_features(backbone, examples, bundle, deep)
         questions = [backbone.encode_example(example, usage).prompt for example in examples]
         if how == "ranking":
             said = _ranked(backbone, examples, questions, features, deep, usage)
@@ -99,10 +99,16 @@ def normalise_answer(text: str) -> str:
     return " ".join(_NUMBER_WORDS.get(word, word) for word in words if word not in _ARTICLES)
 
 
-def _features(
+def picture_features(
     backbone: LlavaBackbone, examples: Sequence[Example], bundle: Bundle | None, deep: DeepPrompts
 ) -> Tensor | None:
-    """Rows of image features as the server makes them: framed if the bundle has a frame."""
+    """Rows of image features as the server makes them, (pictures, N, d): framed if the bundle has a frame.
+
+    None where no example has a picture.
+
+    Raises:
+        PictureRequiredError: an example without a picture, and a bundle that only has a frame.
+    """
     pictures = [example.picture for example in examples if example.picture is not None]
     frame = bundle.manifest.frame if bundle else None
     if bundle and frame and bundle.manifest.base_model is None and len(pictures) < len(examples):

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prompts.bundle import Bundle, load_bundle, save_bundle
+from prompts.bundle import Bundle, load_bundle
 from prompts.deep import xavier_prompts
 from prompts.errors import ConfigError
 from prompts.faults import fault
@@ -23,10 +23,10 @@ from training.batches import examples_of_pass, prepared
 from training.chat import Encoded, TokenBatch, collate
 from training.config import M2ptConfig, M2ptOptions
 from training.data import Example, ExampleSource
-from training.measure import validation_metrics
-from training.preflight import open_training
+from training.preflight import Inputs, open_training
 from training.provenance import provenance
 from training.run import Run
+from training.saving import save_trained
 from training.schedule import cosine_rate
 
 __all__ = ["train_m2pt"]
@@ -116,7 +116,7 @@ def train_m2pt(config: M2ptConfig) -> Bundle:
                 tensors = {name: tensor.detach().cpu() for name, tensor in learned.tensors.items()}
                 run.save(step, {"tensors": tensors, "optimizer": optimizer.state_dict()})
     run.plot()
-    return _write_bundle(config, backbone, learned, base=base, validation=inputs.validation)
+    return _write_bundle(config, backbone, learned, base=base, inputs=inputs)
 
 
 def _fresh(config: M2ptConfig, backbone: LlavaBackbone) -> _Learned:
@@ -218,7 +218,7 @@ def _write_bundle(
     learned: _Learned,
     *,
     base: BaseModelRef,
-    validation: ExampleSource | None,
+    inputs: Inputs,
 ) -> Bundle:
     """Prompts in bfloat16, the precision they were used in on most machines; the file stays small."""
     layers, hidden = backbone.text_shape
@@ -235,6 +235,4 @@ def _write_bundle(
         provenance=provenance(config, "m2pt"),
     )
     tensors = {name: tensor.detach().to("cpu", torch.bfloat16) for name, tensor in learned.tensors.items()}
-    bundle = save_bundle(config.bundle_folder, manifest, tensors)
-    metrics = validation_metrics(config, backbone, bundle, validation)
-    return save_bundle(config.bundle_folder, manifest.model_copy(update={"metrics": metrics}), tensors)
+    return save_trained(config, backbone, manifest, tensors, inputs)

@@ -21,7 +21,16 @@ from training.config import TrainConfig
 __all__ = ["Run"]
 
 CHECKPOINT_FILE, LOG_FILE, PLOT_FILE = "checkpoint.pt", "log.jsonl", "loss.png"
-_FREE_FIELDS = {"out", "bundle", "checkpoint_every", "log_every", "version", "description", "validation"}
+_FREE_FIELDS = {
+    "out",
+    "bundle",
+    "canary",
+    "checkpoint_every",
+    "log_every",
+    "version",
+    "description",
+    "validation",
+}
 _FORMAT = 2
 """Of checkpoints; grows when fields or parameter groups change, so that no old one is misread."""
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from prompts.bundle import Bundle, save_bundle
+from prompts.bundle import Bundle
 from prompts.errors import ConfigError
 from prompts.faults import fault
 from prompts.frame import apply_frame, fit_picture, frame_mask, resized_size
@@ -25,10 +25,10 @@ from training.chat import TokenBatch, collate
 from training.config import TvpConfig, TvpOptions
 from training.data import Example, ExampleSource
 from training.losses import ClipJudge, feature_consistency
-from training.measure import validation_metrics
-from training.preflight import open_training
+from training.preflight import Inputs, open_training
 from training.provenance import provenance
 from training.run import Run
+from training.saving import save_trained
 from training.schedule import cosine_rate
 
 __all__ = ["descend", "train_tvp"]
@@ -78,7 +78,7 @@ def train_tvp(config: TvpConfig) -> Bundle:
             if run.is_due(step):
                 run.save(step, {"delta": delta.cpu()})
     run.plot()
-    return _write_bundle(config, backbone, delta.cpu(), inputs.validation)
+    return _write_bundle(config, backbone, delta.cpu(), inputs)
 
 
 def descend(delta: Tensor, gradient: Tensor, mask: Tensor, *, lr: float, frame: FrameSpec) -> Tensor:
@@ -151,9 +151,7 @@ def _picture(example: Example) -> Image.Image:
     return example.picture
 
 
-def _write_bundle(
-    config: TvpConfig, backbone: LlavaBackbone, delta: Tensor, validation: ExampleSource | None
-) -> Bundle:
+def _write_bundle(config: TvpConfig, backbone: LlavaBackbone, delta: Tensor, inputs: Inputs) -> Bundle:
     manifest = Manifest(
         name=config.name,
         version=config.version,
@@ -162,7 +160,4 @@ def _write_bundle(
         usage=config.usage,
         provenance=provenance(config, "tvp"),
     )
-    tensors = {"frame.delta": delta}
-    bundle = save_bundle(config.bundle_folder, manifest, tensors)
-    metrics = validation_metrics(config, backbone, bundle, validation)
-    return save_bundle(config.bundle_folder, manifest.model_copy(update={"metrics": metrics}), tensors)
+    return save_trained(config, backbone, manifest, {"frame.delta": delta}, inputs)

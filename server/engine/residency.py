@@ -76,6 +76,8 @@ class Residency:
         """Digest -> entry, least recently used first."""
         self._turn = asyncio.Lock()
         self._released = asyncio.Event()
+        self._is_full = False
+        """Whether the one whose turn it is waits for room."""
 
     @classmethod
     async def connect(
@@ -126,9 +128,11 @@ class Residency:
         return not self._free.lacks(Room.of(bundle.manifest))
 
     @asynccontextmanager
-    async def using(self, bundle: Bundle, *, is_held: bool = False) -> AsyncIterator[TaskHandle]:
+    async def using(
+        self, bundle: Bundle, *, is_held: bool = False, is_patient: bool = True
+    ) -> AsyncIterator[TaskHandle]:
         """Holds `bundle` on the device for as long as this is open; see `acquire`."""
-        handle = await self.acquire(bundle, is_held=is_held)
+        handle = await self.acquire(bundle, is_held=is_held, is_patient=is_patient)
         try:
             yield handle
         finally:
@@ -191,6 +195,8 @@ class Residency:
         bundle, started = entry.bundle, asyncio.get_running_loop().time()
         assert bundle.path is not None
         try:
+            if self._is_full and not is_patient:
+                raise CapacityError("no room on the device: others wait for it already")
             async with self._turn:
                 from_host = await self._workers.stage(bundle.path.resolve(), bundle.digest)
                 await self._make_room(entry.room, is_patient=is_patient)
@@ -217,6 +223,7 @@ class Residency:
 
     async def _wait_for_release(self, lacking: list[str]) -> None:
         """Where requests for the tasks that are there never let go of them, one of them is to leave."""
+        self._is_full = True
         try:
             await asyncio.wait_for(self._released.wait(), _PATIENCE_SECONDS)
         except TimeoutError:
@@ -224,6 +231,8 @@ class Residency:
             leaving = next((one for one in held if _would_help(one, lacking)), None)
             if leaving is not None:
                 leaving.leaves = True
+        finally:
+            self._is_full = False
 
     async def _evict(self, entry: _Entry) -> None:
         assert entry.handle is not None

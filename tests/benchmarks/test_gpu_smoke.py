@@ -9,7 +9,8 @@ import torch
 
 from benchmarks.gpu_smoke import TOLERANCES, Verdict, judge, main, table
 from tests.engine.oracle import Answer
-from tests.engine.serving import VOCABULARY, Case
+from tests.engine.serving import Case
+from tests.engine.tiny_llava import VOCABULARY
 
 pytestmark = pytest.mark.engine
 

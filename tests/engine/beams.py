@@ -11,7 +11,10 @@ __all__ = ["search_beams"]
 def search_beams(
     oracle: Oracle, text: str, pictures: list[Image.Image], bundle: Bundle | None, *, width: int, length: int
 ) -> list[tuple[list[int], float]]:
-    """The `width` best answers of `length` tokens, each with its summed logprob; no token ends an answer."""
+    """The `width` best answers of `length` tokens, each with its summed logprob; no token ends an answer.
+
+    As vLLM's with a length penalty of 0: with another it ranks an answer that ends in EOS as a shorter one.
+    """
     beams: list[tuple[list[int], float]] = [([], 0.0)]
     for _ in range(length):
         longer = []

@@ -132,7 +132,7 @@ def test_each_of_two_engines_holds_each_task(url: str, stored: dict[str, Bundle]
 def test_beams_over_http(url: str, stored: dict[str, Bundle], oracle: Oracle, task: str | None) -> None:
     """Each beam is a request of its own, on whichever engine; the task goes with it."""
     width, length = 2, 4
-    sent = body(task, 1, use_beam_search=True, n=width, max_tokens=length)
+    sent = body(task, 1, use_beam_search=True, length_penalty=0, n=width, max_tokens=length)
     bundle = stored[task] if task else None
     expected = search_beams(oracle, text_of(1), PICTURES[:1], bundle, width=width, length=length)
     assert ask(url, sent) == [tokens for tokens, _ in expected]

@@ -224,7 +224,7 @@ def test_beams(served: Served, case: Case) -> None:
 
     width, length = 2, 4
     with using_task(served.handles[case.task] if case.task else None):
-        params = BeamSearchParams(beam_width=width, max_tokens=length, ignore_eos=True)
+        params = BeamSearchParams(beam_width=width, max_tokens=length, ignore_eos=True, length_penalty=0)
         (found,) = served.tasks.llm.beam_search([prompt_of(case)], params)
     (prompted,) = served.ask([case], tokens=1)
     bundle = served.bundles[case.task] if case.task else None

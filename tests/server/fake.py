@@ -21,7 +21,7 @@ from PIL import Image
 from prometheus_client import CollectorRegistry
 
 from prompts.bundle import Bundle
-from prompts.errors import PassepartoutError, StaleBundleError
+from prompts.errors import CapacityError, PassepartoutError, StaleBundleError
 from server.app import attach
 from server.engine.handles import CURRENT_TASK, TaskFrame, TaskHandle
 from server.service import Service
@@ -88,13 +88,17 @@ class FakeLoader:
         self.discarded.append(digest)
 
     @asynccontextmanager
-    async def using(self, bundle: Bundle, *, is_held: bool = False) -> AsyncIterator[TaskHandle]:
+    async def using(
+        self, bundle: Bundle, *, is_held: bool = False, is_patient: bool = True
+    ) -> AsyncIterator[TaskHandle]:
         if bundle.name in self.refuses:
             raise self.refuses[bundle.name]
         if bundle.digest in self.stale:
             raise StaleBundleError("/srv/tasks/x changed")
         if bundle.digest not in self._handles:
             while self.is_busy:
+                if not is_patient:
+                    raise CapacityError("no room on the device: all of it is in use")
                 await asyncio.sleep(0.01)
             self.loaded.append(bundle.name)
             self._handles[bundle.digest] = _handle(bundle, slot=len(self.loaded))

@@ -15,12 +15,14 @@ from prompts.bundle import load_bundle, save_bundle
 from prompts.fingerprint import base_model_ref
 from prompts.manifest import Manifest, TextSpec, Usage
 from server.surface import ROUTES, WITHOUT_TASK
+from tests.engine.canaries import canary_of, with_canary
 from tests.engine.tiny_llava import HIDDEN, LAYERS, make_tiny_llava
 from tests.engine.tiny_tasks import make_task
 from tests.prompts.sample import edit_json
 from tests.server.fake import picture_url
 from tests.server.real import running_server
 from tests.server.test_pictures import cut, data_url, huge_png
+from training.backbone import LlavaBackbone
 
 pytestmark = pytest.mark.engine
 
@@ -47,7 +49,7 @@ def save_asked(folder: Path, name: str, model: Path, usage: Usage) -> None:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five good bundles, and three bad ones: broken, of another model, of another width."""
+    """Five good bundles, and four bad ones: broken, of another model, of another width, of other answers."""
     root = tmp_path_factory.mktemp("real")
     model = make_tiny_llava(root / "model")
     folder = root / "tasks"
@@ -60,7 +62,18 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     edit_json(folder / "broken", lambda raw: raw.update(surprise=1))
     make_task(folder, "wide", model, seed=5, text=2, hidden=HIDDEN * 2)
     make_task(folder, "foreign", make_tiny_llava(root / "other", seed=9), seed=6, text=2)
+    give_canaries(folder, model)
     return folder
+
+
+def give_canaries(folder: Path, model: Path) -> None:
+    """Five bundles get their own; one more, `strayed`, carries what another was answered."""
+    backbone = LlavaBackbone.load(model, dtype="float32", device="cpu")
+    for name in RESIDENT:
+        bundle = load_bundle(folder / name)
+        with_canary(bundle, canary_of(bundle, backbone, model), folder / name)
+    strayed = make_task(folder, "strayed", model, seed=7, text=3, vision=2, projector=True)
+    with_canary(strayed, canary_of(load_bundle(folder / "deep"), backbone, model), folder / "strayed")
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +129,15 @@ def test_ready_names_what_serves_and_what_does_not(client: httpx.Client, store: 
     assert (response.status_code, body["status"], body["model"]) == (200, "degraded", "base")
     assert body["tasks"] == {name: load_bundle(store / name).digest for name in RESIDENT}
     faults = {one["bundle"]: " ".join(one["faults"]) for one in body["refused"]}
-    assert set(faults) == {"broken", "foreign", "wide"}
+    assert set(faults) == {"broken", "foreign", "strayed", "wide"}
     assert "surprise" in faults["broken"]
     assert "base_model.fingerprint" in faults["foreign"]
     assert f"width {HIDDEN * 2}" in faults["wide"]
+    assert faults["strayed"].startswith(
+        "canary.json: all inputs: expected first-token logprobs within 0.00141"
+    )
     logged = log.read_text()
+    assert all(f"task {name}: its canary is found again" in logged for name in RESIDENT)
     assert all(f"bundle {name} is refused" in logged for name in faults)
     assert client.get("/health").status_code == 200
 
@@ -332,7 +349,7 @@ def test_metrics_stand_beside_vllms(client: httpx.Client) -> None:
     assert grown('task_tokens_total{kind="prompt",task="framed"}') > 32
     assert grown('frame_seconds_count{task="framed"}') == 2
     assert grown('task_errors_total{code="task_not_found",task="_unknown"}') == 1
-    assert after['passepartout_tasks{state="faulty"}'] == 3
+    assert after['passepartout_tasks{state="faulty"}'] == 4
     assert not any("invented" in name for name in after)
     assert any(name.startswith("vllm:") for name in after)
 

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,8 +23,12 @@ _LOG_LINES_SHOWN = 25
 
 
 @contextmanager
-def running_server(*, model: Path, tasks: Path, port: int, log: Path) -> Iterator[str]:
+def running_server(
+    *, model: Path, tasks: Path, port: int, log: Path, options: Sequence[str] = ()
+) -> Iterator[str]:
     """Starts the server, yields its address once `/ready` says so, and stops it at the end.
+
+    `options`: more for its command line; they win over those the demo takes.
 
     Raises:
         ConfigError: something listens on the port already.
@@ -38,6 +42,7 @@ def running_server(*, model: Path, tasks: Path, port: int, log: Path) -> Iterato
     command.append(
         "--enforce-eager"
     )  # compiling takes longer than the few hundred questions of a demo would gain
+    command += options
     offline = {"VLLM_NO_USAGE_STATS": "1", **os.environ}  # on a GPU vLLM would report its use to its makers
     with log.open("wb") as output:
         process = subprocess.Popen(

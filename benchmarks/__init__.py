@@ -1,0 +1,1 @@
+"""What learned prompts cost, measured side by side: `python -m benchmarks NAME` (benchmarks/README.md)."""

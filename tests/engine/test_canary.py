@@ -1,0 +1,119 @@
+"""Canaries on real vLLM: the right bundle is found again, and what is wrong is not.
+
+What is wrong is made the way it would come about: the canary is that of the bundle as it was trained, the
+bundle served is another.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from prompts.bundle import Bundle, save_bundle
+from prompts.canary import Canary
+from prompts.canary_check import CanaryReport
+from prompts.manifest import Usage
+from server.canary import ask_canary
+from server.vllm_canary import OfflineAsker
+from tests.engine.canaries import canary_of
+from tests.engine.conftest import Serve
+from tests.engine.serving import TASKS, Served
+from tests.engine.tiny_llava import make_tiny_llava
+from training.backbone import LlavaBackbone
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_model: Path) -> LlavaBackbone:
+    return LlavaBackbone.load(tiny_model, dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def served(serve: Serve) -> Iterator[Served]:
+    """With vLLM's own limit on logprobs, as a server has it."""
+    with serve(enforce_eager=True, max_logprobs=20) as served:
+        yield served
+
+
+def ask(served: Served, bundle: Bundle, canary: Canary) -> CanaryReport:
+    """What the engine says to a canary under a bundle, which leaves it again."""
+    handle = served.tasks.load(bundle)
+    try:
+        return asyncio.run(ask_canary(OfflineAsker(served.tasks), bundle, canary, handle))
+    finally:
+        served.tasks.unload(handle)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_canary_of_each_kind_of_task_is_found_again(
+    served: Served, backbone: LlavaBackbone, tiny_model: Path, name: str
+) -> None:
+    bundle = served.bundles[name]
+    report = ask(served, bundle, canary_of(bundle, backbone, tiny_model))
+    assert report.faults == ()
+    assert report.difference < report.tolerance / 10  # float32 on both sides
+
+
+@pytest.mark.parametrize("part", ["text.prompts", "vision.prompts", "projector.linear_1.weight"])
+def test_a_permuted_prompt_is_refused(
+    served: Served, backbone: LlavaBackbone, tiny_model: Path, tmp_path: Path, part: str
+) -> None:
+    trained = served.bundles["everything"]
+    dimension = int(part == "text.prompts")  # its rows; of vision the layers: their order is not seen
+    permuted = trained.tensors[part].roll(1, dimension).contiguous()
+    wrong = save_bundle(tmp_path / "wrong", trained.manifest, {**trained.tensors, part: permuted})
+    report = ask(served, wrong, canary_of(trained, backbone, tiny_model))
+    assert "first-token logprobs within" in report.faults[0]
+
+
+@pytest.mark.parametrize("name", ["both", "both-paper"])
+def test_the_other_mode_is_refused(
+    served: Served, backbone: LlavaBackbone, tiny_model: Path, tmp_path: Path, name: str
+) -> None:
+    trained = served.bundles[name]
+    vision = trained.manifest.vision
+    assert vision is not None
+    other = {"released": "paper", "paper": "released"}[vision.mode]
+    manifest = trained.manifest.model_copy(update={"vision": vision.model_copy(update={"mode": other})})
+    wrong = save_bundle(tmp_path / "wrong", manifest, trained.tensors)
+    report = ask(served, wrong, canary_of(trained, backbone, tiny_model))
+    assert ": prompt: expected the" in report.faults[0]
+    assert report.inputs[2].faults == ()  # of text alone: no mode shows
+
+
+def test_another_template_is_refused(
+    served: Served, backbone: LlavaBackbone, tiny_model: Path, tmp_path: Path
+) -> None:
+    trained = served.bundles["text"]
+    manifest = trained.manifest.model_copy(update={"usage": Usage(template="name {text} today")})
+    asked = save_bundle(tmp_path / "asked", manifest, trained.tensors)
+    assert ask(served, asked, canary_of(asked, backbone, tiny_model)).faults == ()
+    report = ask(served, asked, canary_of(trained, backbone, tiny_model))
+    assert all(": prompt: expected the" in one for one in report.faults)
+    assert len(report.faults) == len(report.inputs)
+
+
+def test_another_model_that_looks_the_same_is_refused(
+    served: Served, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The fingerprint reads the first bytes of each tensor: what lies behind, the canary sees."""
+    other = LlavaBackbone.load(
+        make_tiny_llava(tmp_path_factory.mktemp("other"), seed=8), dtype="float32", device="cpu"
+    )
+    for name in ("both", "frame"):
+        bundle = served.bundles[name]
+        report = ask(served, bundle, canary_of(bundle, other, served.model))
+        assert "first-token logprobs within" in report.faults[0]
+
+
+def test_a_prompt_that_the_engine_does_not_put_in_is_refused(
+    served: Served, backbone: LlavaBackbone, tiny_model: Path, tmp_path: Path
+) -> None:
+    """As if the injection were lost: only the first layer has its rows, the others zeros."""
+    trained = served.bundles["text"]
+    prompts = trained.tensors["text.prompts"].clone()
+    prompts[1:] = 0
+    shallow = save_bundle(tmp_path / "shallow", trained.manifest, {"text.prompts": prompts})
+    assert ask(served, shallow, canary_of(trained, backbone, tiny_model)).faults

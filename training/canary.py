@@ -1,0 +1,107 @@
+"""Makes a bundle's canary: a few examples, and what the trainer's own forward pass says first to each.
+
+Pictures are shrunk to the tower's size and kept as PNG; the pass is made with the picture as it is kept.
+"""
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from prompts.bundle import Bundle
+from prompts.canary import MAX_INPUTS, Canary, CanaryInput, Dtype, ImageRows
+from prompts.errors import ConfigError
+from prompts.faults import fault
+from prompts.fingerprint import base_model_ref
+from training.backbone import DTYPES, NO_PROMPTS, DeepPrompts, LlavaBackbone
+from training.data import Example, ExampleSource
+from training.decoding import first_log_probs
+from training.evaluate import picture_features
+
+__all__ = ["TOKENS_KEPT", "canary_examples", "make_canary"]
+
+TOKENS_KEPT = 32
+"""First tokens that are written down of each input."""
+
+
+def make_canary(backbone: LlavaBackbone, bundle: Bundle, examples: Sequence[Example], model: Path) -> Canary:
+    """What `backbone`, loaded from the folder `model`, says to `examples` under `bundle`.
+
+    Raises:
+        BaseModelError: `model` is no checkpoint.
+        ConfigError: no examples, or texts that the chat template or the tokenizer does not take.
+        PictureRequiredError: an example without a picture, and a bundle that only has a frame.
+        UnsupportedError: the bundle has an output layer of its own.
+    """
+    if not examples:
+        cure = "give data with pictures, or set canary: 0"
+        raise ConfigError("canary", [fault("examples", expected="one or more", came="none", cure=cure)])
+    inputs = tuple(_make_input(backbone, bundle, example) for example in examples)
+    has_pictures = any(one.picture for one in inputs)
+    rows = backbone.image_rows(bundle.manifest.vision)
+    return Canary(
+        digest=bundle.digest,
+        base_model=base_model_ref(model),
+        dtype=_dtype_name(backbone),
+        image=ImageRows(token=backbone.chat.image_token_id, rows=rows) if has_pictures else None,
+        inputs=inputs,
+    )
+
+
+def canary_examples(source: ExampleSource, count: int, *, with_picture: bool) -> list[Example]:
+    """`count` examples at most, spread over the source; with a picture in each where that is asked for."""
+    count = min(count, len(source), MAX_INPUTS)
+    places = [index * len(source) // count for index in range(count)]
+    return list(_usable((source[place] for place in places), with_picture=with_picture))
+
+
+def _usable(examples: Iterator[Example], *, with_picture: bool) -> Iterator[Example]:
+    return (one for one in examples if one.picture is not None or not with_picture)
+
+
+def _make_input(backbone: LlavaBackbone, bundle: Bundle, example: Example) -> CanaryInput:
+    picture = None if example.picture is None else _shrunk(example.picture, _tower_side(backbone))
+    kept = Example(picture, example.question, example.answer)
+    prompt = backbone.encode_example(kept, bundle.manifest.usage).prompt
+    best = _log_probs(backbone, bundle, kept, prompt).topk(TOKENS_KEPT)
+    return CanaryInput(
+        question=example.question,
+        picture=None if picture is None else _png(picture),
+        prompt=prompt,
+        tokens=tuple(best.indices.tolist()),
+        logprobs=tuple(round(value, 6) for value in best.values.tolist()),
+    )
+
+
+def _log_probs(backbone: LlavaBackbone, bundle: Bundle, example: Example, prompt: tuple[int, ...]) -> Tensor:
+    """Of the first token after `prompt`, (vocabulary,) float32."""
+    deep = DeepPrompts.of_bundle(bundle, backbone.device) if bundle else NO_PROMPTS
+    features = picture_features(backbone, [example], bundle, deep)
+    return first_log_probs(backbone, [prompt], features=features, deep=deep)[0].cpu()
+
+
+def _shrunk(picture: Image.Image, side: int) -> Image.Image:
+    """RGB, no side longer than `side` pixels."""
+    small = picture.convert("RGB")
+    small.thumbnail((side, side), Image.Resampling.BICUBIC)
+    return small
+
+
+def _png(picture: Image.Image) -> str:
+    """The file in base64."""
+    data = io.BytesIO()
+    picture.save(data, "PNG", optimize=True)
+    return base64.b64encode(data.getvalue()).decode("ascii")
+
+
+def _tower_side(backbone: LlavaBackbone) -> int:
+    return int(backbone.config.vision_config.image_size)
+
+
+def _dtype_name(backbone: LlavaBackbone) -> Dtype:
+    names: dict[torch.dtype, Dtype] = {DTYPES[name]: name for name in ("float32", "bfloat16", "float16")}
+    return names[backbone.dtype]

@@ -1,0 +1,52 @@
+"""The end of a training job: the bundle with its canary, then its figures."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from prompts.bundle import Bundle, compute_digest, save_bundle
+from prompts.canary import Canary
+from prompts.manifest import Manifest
+from training.backbone import LlavaBackbone
+from training.canary import canary_examples, make_canary
+from training.config import TrainConfig
+from training.measure import validation_metrics
+from training.preflight import Inputs
+
+__all__ = ["save_trained"]
+
+
+def save_trained(
+    config: TrainConfig,
+    backbone: LlavaBackbone,
+    manifest: Manifest,
+    tensors: Mapping[str, Tensor],
+    inputs: Inputs,
+) -> Bundle:
+    """Writes the bundle, measures it where there is validation data, and writes it again with the figures.
+
+    The canary is in it from the first: a server that follows the folder never sees it without.
+
+    Raises:
+        BundleError: see `prompts.bundle.save_bundle`.
+        PictureError: a file of the data is no picture.
+    """
+    trained = Bundle(manifest, tensors, compute_digest(manifest, tensors))
+    canary = _canary(config, backbone, trained, inputs)
+    bundle = save_bundle(config.bundle_folder, manifest, tensors, canary)
+    metrics = validation_metrics(config, backbone, bundle, inputs.validation)
+    if not metrics:
+        return bundle
+    return save_bundle(
+        config.bundle_folder, manifest.model_copy(update={"metrics": metrics}), tensors, canary
+    )
+
+
+def _canary(config: TrainConfig, backbone: LlavaBackbone, trained: Bundle, inputs: Inputs) -> Canary | None:
+    """None where the config wants none, or no example of those looked at has the picture it needs."""
+    if not config.canary:
+        return None
+    source = inputs.validation or inputs.data
+    needs_picture = trained.manifest.text is None
+    examples = canary_examples(source, config.canary, with_picture=needs_picture)
+    return make_canary(backbone, trained, examples, config.model) if examples else None
