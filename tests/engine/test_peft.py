@@ -56,7 +56,7 @@ class PeftOracle:
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in model.prompt_encoder.parameters():
-                parameter.copy_(0.7 * torch.randn(parameter.shape, generator=generator))
+                parameter.copy_(1.5 * torch.randn(parameter.shape, generator=generator))
         model.save_pretrained(folder)
         return model
 

@@ -44,6 +44,7 @@ CROWD = [
     Case("long-text", 0),
     Case("vision"),
     Case("text", 0),
+    Case("prefix", 0),
 ]
 CROWD_TOKENS = 36
 
