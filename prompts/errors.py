@@ -16,7 +16,8 @@
     └── InternalError                 ours to cure (HTTP 5xx)
         ├── CapacityError             no room left for a task's prompts
         └── EngineError               the engine did not do what it was told
-            └── StaleBundleError      the store holds something else in the bundle's place by now
+            ├── StaleBundleError      the store holds something else in the bundle's place by now
+            └── NotStagedError        a worker has no copy of the bundle in host memory
 
 `code` is the stable, machine-readable name of the class. The HTTP status is decided from the class in
 `server/errors.py` alone; exceptions of other libraries are translated where they enter, with `from`.
@@ -38,6 +39,7 @@ __all__ = [
     "InputError",
     "InternalError",
     "NoFrameError",
+    "NotStagedError",
     "PassepartoutError",
     "PictureError",
     "PictureRequiredError",
@@ -249,3 +251,9 @@ class StaleBundleError(EngineError):
     """A bundle is to be read and is not there any more, or another is: look at the store again."""
 
     code = "bundle_stale"
+
+
+class NotStagedError(EngineError):
+    """A task is to come to the device and is not in host memory (any more): stage it again."""
+
+    code = "not_staged"

@@ -74,6 +74,10 @@ class CanaryLoader:
         """See `Loader.has_room`."""
         return self._inner.has_room(bundle)
 
+    def unpin(self, digest: str) -> None:
+        """See `Loader.unpin`."""
+        self._inner.unpin(digest)
+
     async def discard(self, digest: str) -> None:
         """See `Loader.discard`."""
         await self._inner.discard(digest)
@@ -88,7 +92,7 @@ class CanaryLoader:
             BundleError: the engine does not find what the trainer saw.
         """
         async with self._inner.using(bundle, is_held=is_held, is_patient=is_patient) as handle:
-            if (bundle.digest, bundle.canary) not in self._passed:
+            if not is_held and (bundle.digest, bundle.canary) not in self._passed:
                 async with self._turn:
                     await self._require(bundle, handle)
             yield handle

@@ -20,26 +20,34 @@ def plan_capacity(
     prefix_rows: int = 0,
     projectors: int = 0,
     lm_heads: int = 0,
+    front_ends: int = 1,
 ) -> Capacity:
     """Returns room for any `tasks` of the bundles whose `needs` are given, all of them on the device at once.
 
     Where the store holds fewer, the places left are reckoned at the usual lengths. A projector takes as much
     as all prompts of a task: places for them there are none if no bundle has one, unless the store is empty.
     An lm_head takes as much as a hundred tasks, and prefixes a look at every token of every layer: there are
-    places for those the store holds.
-    Numbers other than 0 are taken as they are.
+    places for those the store holds. `front_ends` share it all in equal parts, any of which has to take any
+    bundle. Numbers other than 0 are taken as they are.
     """
-    spare = max(tasks - len(needs), 0)
+    each = tasks // front_ends
+    spare = max(each - len(needs), 0)
     has_projectors = not needs or any(one.projectors for one in needs)
+    needed = {
+        "text_rows": _largest([one.text_rows for one in needs], each) + spare * _USUAL_TEXT_ROWS,
+        "vision_rows": _largest([one.vision_rows for one in needs], each) + spare * _USUAL_VISION_ROWS,
+        "prefix_rows": _largest([one.prefix_rows for one in needs], each),
+        "projectors": each if has_projectors else 0,
+        "lm_heads": min(sum(one.lm_heads for one in needs), each),
+    }
     return Capacity(
         tasks=tasks,
         host_tasks=host_tasks,
-        text_rows=text_rows or _largest([one.text_rows for one in needs], tasks) + spare * _USUAL_TEXT_ROWS,
-        vision_rows=vision_rows
-        or _largest([one.vision_rows for one in needs], tasks) + spare * _USUAL_VISION_ROWS,
-        prefix_rows=prefix_rows or _largest([one.prefix_rows for one in needs], tasks),
-        projectors=projectors or (tasks if has_projectors else 0),
-        lm_heads=lm_heads or min(sum(one.lm_heads for one in needs), tasks),
+        text_rows=text_rows or front_ends * needed["text_rows"],
+        vision_rows=vision_rows or front_ends * needed["vision_rows"],
+        prefix_rows=prefix_rows or front_ends * needed["prefix_rows"],
+        projectors=projectors or front_ends * needed["projectors"],
+        lm_heads=lm_heads or front_ends * needed["lm_heads"],
     )
 
 

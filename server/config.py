@@ -105,12 +105,22 @@ class ServeConfig:
         """The names of `pin_tasks`."""
         return frozenset(name for one in self.pin_tasks.split(",") if (name := one.strip()))
 
-    def additional_config(self, given: Any) -> dict[str, Any]:
+    def additional_config(self, given: Any, *, front_ends: int = 1) -> dict[str, Any]:
         """vLLM's `additional_config` with our capacity in it; `given` is what the user put there.
 
+        `front_ends`: API servers, which share the device in equal parts.
+
         Raises:
+            ConfigError: fewer places on the device than front ends.
             StoreError: the store cannot be read.
         """
+        if self.max_device_tasks < front_ends:
+            came, cure = str(self.max_device_tasks), "raise it, or start fewer API servers"
+            expected = f"at least one for each of {front_ends} API servers"
+            raise ConfigError(
+                "passepartout serve",
+                [fault("--max-device-tasks", expected=expected, came=came, cure=cure)],
+            )
         needs = [Room.of(manifest) for manifest in read_manifests(self.tasks)]
         capacity = plan_capacity(
             needs,
@@ -121,6 +131,7 @@ class ServeConfig:
             prefix_rows=self.prefix_rows,
             projectors=self.projectors,
             lm_heads=self.lm_heads,
+            front_ends=front_ends,
         )
         return {**dict(given or {}), ADDITIONAL_CONFIG_KEY: asdict(capacity)}
 

@@ -10,12 +10,14 @@ from typing import Any
 from starlette.responses import JSONResponse
 
 from prompts.errors import (
+    CapacityError,
     InputError,
     InternalError,
     NoFrameError,
     PassepartoutError,
     PictureError,
     PictureRequiredError,
+    StaleBundleError,
     TaskConflictError,
     TaskNotFoundError,
     UnsupportedError,
@@ -29,6 +31,8 @@ _STATUS: dict[type[PassepartoutError], HTTPStatus] = {
     TaskNotFoundError: HTTPStatus.NOT_FOUND,
     NoFrameError: HTTPStatus.NOT_FOUND,
     InputError: HTTPStatus.BAD_REQUEST,
+    CapacityError: HTTPStatus.SERVICE_UNAVAILABLE,
+    StaleBundleError: HTTPStatus.SERVICE_UNAVAILABLE,
     InternalError: HTTPStatus.INTERNAL_SERVER_ERROR,
     PassepartoutError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from prompts.errors import EngineError, InternalError, PassepartoutError, StaleBundleError
+from prompts.errors import InternalError, PassepartoutError, StaleBundleError, TaskNotFoundError
 from server.answer import CLIENT_CLOSED, Answer
 from server.engine.handles import TaskHandle, using_task
 from server.errors import error_response
@@ -85,7 +85,7 @@ class _Exchange:
         try:
             raw = await self._prepare(holds)
         except PassepartoutError as error:
-            inner = error_response(_told(error, self._task), path=self._asked.path)
+            inner = error_response(error, path=self._asked.path)
         if raw is not self._asked.raw:
             MutableHeaders(scope=scope)["Content-Length"] = str(len(raw))
         answer = Answer(scope, send, headers=self._headers(), explain=self._explain)
@@ -97,6 +97,7 @@ class _Exchange:
         A bundle that was exchanged while its task was cold cannot be read any more: then the next look at the
         store says what the name means now.
         """
+        stale: StaleBundleError | None = None
         for _ in range(_LOOKS):
             self._task = resolve_task(self._asked, self._route, self._service)
             self._label = self._task.name if self._task is not None else None
@@ -106,11 +107,13 @@ class _Exchange:
             try:
                 self._handle = await holds.enter_async_context(self._task.hold())
                 return raw
+            except TaskNotFoundError:  # exchanged and drained since its name was looked up
+                continue
             except StaleBundleError as error:
-                logger.info("task %s: %s", self._task.name, error)
+                stale = error
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._service.tasks.next_look(), _LOOK_SECONDS)
-        raise EngineError("its bundle cannot be read from the store any more")
+        raise stale or InternalError("the task's bundle changes all the time")
 
     async def _answer(self, inner: ASGIApp, scope: Scope, receive: Receive, answer: Answer) -> None:
         label = self._label
@@ -171,14 +174,6 @@ class _Exchange:
         if broken is None:
             return None
         return broken.code, error_response(broken, path=self._asked.path)
-
-
-def _told(error: PassepartoutError, task: ServedTask | None) -> PassepartoutError:
-    """What clients get to read: an engine's own words are for the log (they name paths and objects)."""
-    if task is None or not isinstance(error, EngineError):
-        return error
-    logger.error("task %s: %s", task.name, error)
-    return EngineError(f"task {task.name} cannot be brought to the device; the server's log says how")
 
 
 async def _read_body(receive: Receive) -> bytes | None:

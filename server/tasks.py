@@ -14,12 +14,19 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from prompts.bundle import Bundle
-from prompts.errors import BundleError, CapacityError, EngineError, PassepartoutError, TaskNotFoundError
+from prompts.errors import (
+    BundleError,
+    CapacityError,
+    EngineError,
+    PassepartoutError,
+    StaleBundleError,
+    TaskNotFoundError,
+)
 from prompts.store import StoreScan, entry_name
 from server.engine.handles import TaskHandle
 from server.log import logger
@@ -59,6 +66,10 @@ class Loader(Protocol):
 
     def has_room(self, bundle: Bundle) -> bool:
         """Whether it could come to the device and no other would have to leave."""
+        raise NotImplementedError
+
+    def unpin(self, digest: str) -> None:
+        """No pinned name means it any more."""
         raise NotImplementedError
 
     async def discard(self, digest: str) -> None:
@@ -103,19 +114,31 @@ class ServedTask:
             StaleBundleError: its folder holds another bundle; the next look at the store will see to it.
             EngineError: the workers failed, or the engine does not serve it as it was trained.
         """
-        if self.faults:
-            raise EngineError(self.faults[0])
         if self.is_drained:
             raise TaskNotFoundError(self.name, ())
         self.leases += 1
         try:
-            async with self.loader.using(self.bundle, is_held=is_held) as handle:
-                yield handle
-        except BundleError as error:
-            self.faults = list(error.faults)
-            raise EngineError(self.faults[0]) from error
+            async with AsyncExitStack() as stack:
+                yield await self._bring(stack, is_held=is_held)
         finally:
             self.leases -= 1
+
+    async def _bring(self, stack: AsyncExitStack, *, is_held: bool) -> TaskHandle:
+        """What went wrong is told to clients in our words: the engine's name paths and objects."""
+        try:
+            if self.faults:
+                raise EngineError(self.faults[0])
+            return await stack.enter_async_context(self.loader.using(self.bundle, is_held=is_held))
+        except StaleBundleError as error:
+            logger.info("task %s: %s", self.name, error)
+            raise StaleBundleError(f"task {self.name}: its bundle is being exchanged, ask again") from error
+        except BundleError as error:
+            self.faults = list(error.faults)
+            cause: Exception = error
+        except EngineError as error:
+            cause = error
+        logger.error("task %s: %s", self.name, cause)
+        raise EngineError(f"task {self.name} cannot be served now; the server's log says why") from cause
 
 
 @dataclass(frozen=True)
@@ -248,6 +271,7 @@ class TaskRegistry:
                 raise  # unseen it does not take the place of one that works
 
     def _retire(self, task: ServedTask, loader: Loader) -> None:
+        loader.unpin(task.digest)
         drain = asyncio.create_task(self._drain(task, loader))
         self._draining.add(drain)
         drain.add_done_callback(self._draining.discard)

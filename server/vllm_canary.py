@@ -21,6 +21,7 @@ from prompts.faults import fault
 from server.canary import Messages
 from server.engine.handles import TaskHandle, using_task
 from server.engine.offline import OfflineTasks
+from server.scope import CURRENT_SCOPE
 
 __all__ = ["ANSWER_SECONDS", "OfflineAsker", "ServerAsker"]
 
@@ -60,6 +61,7 @@ class ServerAsker:
     async def _ask(self, number: int, messages: Messages, handle: TaskHandle) -> FirstToken:
         from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
+        CURRENT_SCOPE.set(None)  # of this task alone: a canary is no part of the request that had it asked
         with using_task(handle):
             try:
                 request = ChatCompletionRequest(messages=messages, max_completion_tokens=1)

@@ -81,7 +81,9 @@ def configure(args: argparse.Namespace, config: ServeConfig, *, is_cpu: bool) ->
     if args.data_parallel_size > 1:
         args.api_server_count = _one_front_end(args.api_server_count)
     args.worker_extension_cls = WORKER_EXTENSION
-    args.additional_config = config.additional_config(args.additional_config)
+    args.additional_config = config.additional_config(
+        args.additional_config, front_ends=args.api_server_count or 1
+    )
     args.served_model_name = args.served_model_name or [BASE_NAME]
     if is_cpu and args.kv_cache_memory_bytes is None and not has_cache_size():
         args.kv_cache_memory_bytes = cache_bytes()

@@ -7,7 +7,7 @@ d: width of the language model; T: tokens of one step at most; P, P_v: prompt le
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -27,7 +27,7 @@ _NO_ROWS = torch.empty(0, dtype=torch.int64)
 
 @dataclass(kw_only=True)
 class Resident:
-    """A task on the device. `loads` counts the front ends' loads of the same digest.
+    """A task on the device. `loads`: tokens of the front ends' loads of the same digest.
 
     `text_rows` (P,), `vision_rows` (P_v,): int64 on the CPU, rows of the two `VectorBank`s; `prefix_rows`
     (P,): of the `PrefixBank`, for a task with a prefix, which has no text rows; `place`, `head_place`: of its
@@ -42,7 +42,7 @@ class Resident:
     vision_mode: Literal["released", "paper"] | None = None
     place: int | None = None
     head_place: int | None = None
-    loads: int = 1
+    loads: set[str] = field(default_factory=set)
 
     @property
     def digest_head(self) -> int:
@@ -141,15 +141,15 @@ class PromptBank(nn.Module):
         """The slot of a digest, from 1 on in the order they were first asked for."""
         return self._slots.setdefault(digest, len(self._slots) + 1)
 
-    def hold(self, digest: str) -> Resident | None:
+    def hold(self, digest: str, token: str) -> Resident | None:
         """Counts one more load of a resident; None where there is none of that digest."""
         resident = self.find(digest)
         if resident is not None:
-            resident.loads += 1
+            resident.loads.add(token)
         return resident
 
-    def load(self, copy: HostCopy) -> Resident:
-        """Brings a task that is not there yet to the device.
+    def load(self, copy: HostCopy, token: str) -> Resident:
+        """Brings a task that is not there yet to the device. `token`: what undoes this load, see `unload`.
 
         Raises:
             CapacityError: no room; nothing was changed.
@@ -166,23 +166,23 @@ class PromptBank(nn.Module):
         except Exception as error:
             self._free(resident)
             raise EngineError(f"digest {copy.digest[:12]}: its tensors were not copied: {error}") from error
+        resident.loads.add(token)
         self._residents[resident.slot] = resident
         return resident
 
-    def unload(self, slot: int, digest: str) -> int:
-        """Undoes one load; frees its room with the last. Returns the loads that are left.
+    def unload(self, digest: str, token: str) -> int:
+        """Undoes the load of that token, if there was one; frees the room with the last of its digest.
 
-        Raises:
-            EngineError: no such resident.
+        Returns the loads that are left.
         """
-        resident = self._residents.get(slot)
-        if resident is None or resident.digest != digest:
-            raise EngineError(f"slot {slot}: no task of digest {digest[:12]} is resident")
-        resident.loads -= 1
-        if resident.loads == 0:
-            del self._residents[slot]
+        resident = self.find(digest)
+        if resident is None:
+            return 0
+        resident.loads.discard(token)
+        if not resident.loads:
+            del self._residents[resident.slot]
             self._free(resident)
-        return resident.loads
+        return len(resident.loads)
 
     def projector_of(self, resident: Resident) -> Mapping[str, Tensor]:
         """Its own projector by parameter name, on the device; empty where it has none."""

@@ -16,9 +16,13 @@ from torch import Tensor
 
 from prompts.bundle import Bundle
 from prompts.contents import PREFIX_KEYS, PREFIX_VALUES
-from prompts.errors import EngineError
+from prompts.errors import NotStagedError
 
 __all__ = ["HostCopy", "HostTier", "LayerPrompts", "make_host_copy"]
+
+
+_READERS = 4
+"""Threads, so that one read that hangs (a network that is away) does not keep the others waiting."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class HostTier:
         self._copies: OrderedDict[str, HostCopy] = OrderedDict()
         self._awaited: set[str] = set()
         self._reading: dict[str, Future[HostCopy]] = {}
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="passepartout-read")
+        self._reader = ThreadPoolExecutor(_READERS, thread_name_prefix="passepartout-read")
 
     def __len__(self) -> int:
         return len(self._copies)
@@ -107,11 +111,11 @@ class HostTier:
         """The staged copy, most recently used from now on; what is too much by now is dropped.
 
         Raises:
-            EngineError: it is not staged.
+            NotStagedError: it is not here.
         """
         copy = self._copies.get(digest)
         if copy is None:
-            raise EngineError(f"digest {digest[:12]}: its tensors are not in host memory, stage it first")
+            raise NotStagedError(f"digest {digest[:12]}: its tensors are not in host memory, stage it first")
         self._copies.move_to_end(digest)
         self._awaited.discard(digest)
         self._trim()

@@ -37,6 +37,8 @@ def check_config(vllm_config: Any) -> None:
         f"speculative_config (method {drafter})": drafter not in {None, *_DRAFTERS_WITHOUT_A_MODEL},
         "cudagraph_mm_encoder": compilation.cudagraph_mm_encoder,
         "ec_transfer_config": vllm_config.ec_transfer_config is not None,
+        "enable_sleep_mode": vllm_config.model_config.enable_sleep_mode,
+        "enable_elastic_ep": getattr(parallel, "enable_elastic_ep", False),
         "mm_encoder_only": multimodal is not None and multimodal.mm_encoder_only,
         "language_model_only": multimodal is not None and multimodal.language_model_only,
         "video_pruning_rate": multimodal is not None and multimodal.is_multimodal_pruning_enabled(),

@@ -7,15 +7,24 @@ workers do as they are told (`workers.py`).
 """
 
 import asyncio
+import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Self
 
 from prompts.bundle import Bundle
-from prompts.errors import BaseModelMismatchError, BundleError, CapacityError, ConfigError
+from prompts.errors import (
+    BaseModelMismatchError,
+    BundleError,
+    CapacityError,
+    ConfigError,
+    EngineError,
+    NotStagedError,
+    PassepartoutError,
+)
 from prompts.faults import fault
 from prompts.fingerprint import base_model_ref
 from prompts.manifest import BaseModelRef
@@ -28,6 +37,10 @@ __all__ = ["LoadObserver", "Residency"]
 _PATIENCE_SECONDS = 1.0
 """How long a cold task waits for room before one that is in use all the time has to let it have some."""
 
+_ATTEMPTS = 3
+_TURN_SECONDS = 0.05
+"""How often one that does not wait for room looks whether it would have to."""
+
 LoadObserver = Callable[[str, Literal["host", "store"], float], None]
 """Told of each load: the task's name, the tier it came from, the seconds (waiting for room included)."""
 
@@ -36,12 +49,14 @@ LoadObserver = Callable[[str, Literal["host", "store"], float], None]
 class _Entry:
     """A task on the device, or on its way there: `bringing` is done once it is.
 
-    `leaves`: it is to go when nobody holds it any more; `gone` is set when it has gone, or need not.
+    `token`: this load's name in the workers. `leaves`: it is to go when nobody holds it any more; `gone` is
+    set when it has gone, or need not.
     """
 
     bundle: Bundle
     room: Room
-    bringing: asyncio.Task[TaskHandle] | None = None
+    token: str = field(default_factory=lambda: secrets.token_hex(8))
+    bringing: asyncio.Task[None] | None = None
     handle: TaskHandle | None = None
     holds: int = 0
     is_pinned: bool = False
@@ -95,10 +110,18 @@ class Residency:
         Raises:
             EngineError: the engine does not run our plugin and worker extension.
             BaseModelError: the folder holds no checkpoint.
+            ConfigError: as many pinned names as there are places for each front end.
         """
         base = await asyncio.to_thread(base_model_ref, model_folder)
         workers = Workers(engine)
-        return cls(workers, facts=await workers.facts(), base=base, pinned=pinned, share=share)
+        residency = cls(workers, facts=await workers.facts(), base=base, pinned=pinned, share=share)
+        if pinned and len(pinned) >= residency._room.tasks:
+            came, cure = f"{len(pinned)} names", "pin fewer, or raise --max-device-tasks"
+            expected = f"fewer than each front end has places on the device ({residency._room.tasks})"
+            raise ConfigError(
+                "passepartout serve", [fault("--pin-tasks", expected=expected, came=came, cure=cure)]
+            )
+        return residency
 
     def check(self, bundle: Bundle) -> None:
         """Says at once whether `bundle` can be served here.
@@ -109,7 +132,7 @@ class Residency:
             ConfigError: a bundle that was never saved (workers read it from its folder).
         """
         self._check_base(bundle)
-        misfits = find_misfits(bundle, self.facts, self._room)
+        misfits = find_misfits(bundle, self.facts, self._room - self._pinned_room(but_of=bundle.name))
         if misfits:
             raise BundleError(bundle.path or Path(bundle.name), misfits)
         if bundle.path is None:
@@ -152,32 +175,34 @@ class Residency:
         `is_held`: on behalf of a request that holds it already. Undo it with `release`.
 
         Raises:
-            CapacityError: not `is_patient`, and all room is held.
+            CapacityError: not `is_patient`, and all room is held; or pinned tasks have it for good.
             StaleBundleError: the bundle's folder holds something else by now.
             EngineError: the workers failed.
         """
-        while (entry := self._entries.get(bundle.digest)) and entry.leaves and not (is_held and entry.holds):
-            await entry.gone.wait()  # those who waited longer for its room come first
-        if entry is None:
-            entry = self._entries[bundle.digest] = _Entry(bundle, Room.of(bundle.manifest))
-            entry.bringing = asyncio.create_task(self._bring(entry, is_patient=is_patient))
-            entry.bringing.add_done_callback(_note_outcome)
-        entry.is_pinned |= self.is_pinned(bundle)
-        self._entries.move_to_end(bundle.digest)
-        entry.holds += 1
-        try:
-            if entry.handle is None:
-                assert entry.bringing is not None
-                await asyncio.shield(entry.bringing)
-        except BaseException:
-            self._let_go(entry)
-            raise
-        assert entry.handle is not None
-        return replace(entry.handle, name=bundle.name)
+        while True:
+            entry, is_own = await self._join(bundle, is_patient=is_patient, is_held=is_held)
+            try:
+                if entry.handle is None:
+                    assert entry.bringing is not None
+                    await asyncio.shield(entry.bringing)
+            except BaseException as error:
+                self._let_go(entry)
+                if isinstance(error, CapacityError) and is_patient and not is_own:
+                    continue  # whoever had it brought would not wait; this one will
+                raise
+            assert entry.handle is not None
+            return replace(entry.handle, name=bundle.name)
 
     def release(self, handle: TaskHandle) -> None:
         """Undoes one `acquire`; the task stays on the device until its room is needed."""
         self._let_go(self._entries[handle.digest])
+
+    def unpin(self, digest: str) -> None:
+        """Lets a task go that no pinned name means any more."""
+        entry = self._entries.get(digest)
+        if entry is not None:
+            entry.is_pinned = False
+            self._released.set()
 
     async def discard(self, digest: str) -> None:
         """Takes a task that no request holds off the device and out of host memory.
@@ -185,37 +210,73 @@ class Residency:
         Raises:
             EngineError: the workers failed.
         """
-        async with self._turn:
-            entry = self._entries.get(digest)
-            if entry is not None and entry.holds == 0 and entry.handle is not None:
-                await self._evict(entry)
-            if digest not in self._entries:
-                await self._workers.forget(digest)
+        entry = self._entries.get(digest)
+        if entry is not None and entry.holds == 0 and entry.handle is not None:
+            await self._evict(entry)
+        if digest not in self._entries:
+            await self._workers.forget(digest)
+
+    async def _join(self, bundle: Bundle, *, is_patient: bool, is_held: bool) -> tuple[_Entry, bool]:
+        """The entry of a bundle, held once more, and whether it was made here, its bringing begun."""
+        while (entry := self._entries.get(bundle.digest)) and entry.leaves and not (is_held and entry.holds):
+            await entry.gone.wait()  # those who waited longer for its room come first
+        is_own = entry is None
+        if entry is None:
+            entry = self._entries[bundle.digest] = _Entry(bundle, Room.of(bundle.manifest))
+            entry.bringing = asyncio.create_task(self._bring(entry, is_patient=is_patient))
+            entry.bringing.add_done_callback(_note_outcome)
+        entry.is_pinned |= self.is_pinned(bundle)
+        self._entries.move_to_end(bundle.digest)
+        entry.holds += 1
+        return entry, is_own
 
     def _let_go(self, entry: _Entry) -> None:
         entry.holds -= 1
         if entry.holds == 0:
             self._released.set()
 
-    async def _bring(self, entry: _Entry, *, is_patient: bool) -> TaskHandle:
-        """One at a time, in the order of asking; those that wait for room keep their place in the line."""
+    async def _bring(self, entry: _Entry, *, is_patient: bool) -> None:
         bundle, started = entry.bundle, asyncio.get_running_loop().time()
-        assert bundle.path is not None
         try:
-            if self._is_full and not is_patient:
-                raise CapacityError("no room on the device: others wait for it already")
-            async with self._turn:
-                from_host = await self._workers.stage(bundle.path.resolve(), bundle.digest)
-                await self._make_room(entry.room, is_patient=is_patient)
-                slot = await self._workers.load(bundle.digest)
-        except BaseException:
-            self._entries.pop(bundle.digest, None)
+            from_host, slot = await self._place(entry, is_patient=is_patient)
+        except BaseException as error:
+            del self._entries[bundle.digest]
+            if isinstance(error, Exception):
+                with suppress(PassepartoutError):
+                    await self._workers.forget(bundle.digest)
             raise
-        self._free -= entry.room
         entry.handle = _make_handle(bundle, slot)
         seconds = asyncio.get_running_loop().time() - started
         self.observe_load(bundle.name, "host" if from_host else "store", seconds)
-        return entry.handle
+
+    async def _place(self, entry: _Entry, *, is_patient: bool) -> tuple[bool, int]:
+        """Whether it came from host memory, and its slot. Files are read side by side, room is made by one at
+        a time; those that wait for it keep their place in the line."""
+        bundle = entry.bundle
+        assert bundle.path is not None
+        for _ in range(_ATTEMPTS):
+            from_host = await self._workers.stage(bundle.path.resolve(), bundle.digest)
+            await self._take_turn(is_patient=is_patient)
+            try:
+                await self._make_room(entry.room, is_patient=is_patient)
+                slot = await self._workers.load(bundle.digest, entry.token)
+                self._free -= entry.room
+                return from_host, slot
+            except NotStagedError:  # another front end had it dropped meanwhile
+                continue
+            finally:
+                self._turn.release()
+        raise EngineError(f"task {bundle.name}: its copy in host memory is dropped before it can be used")
+
+    async def _take_turn(self, *, is_patient: bool) -> None:
+        while True:
+            if self._is_full and not is_patient:
+                raise CapacityError("no room on the device: others wait for it already")
+            try:
+                await asyncio.wait_for(self._turn.acquire(), None if is_patient else _TURN_SECONDS)
+                return
+            except TimeoutError:
+                continue
 
     async def _make_room(self, needed: Room, *, is_patient: bool) -> None:
         try:
@@ -227,6 +288,8 @@ class Residency:
     async def _evict_for(self, needed: Room, *, is_patient: bool) -> None:
         while lacking := self._free.lacks(needed):
             self._released.clear()
+            if wanting := (self._room - self._pinned_room()).lacks(needed):
+                raise CapacityError(f"no room on the device ({', '.join(wanting)}): pinned tasks have it")
             victim = next((one for one in self._entries.values() if _may_leave(one, lacking)), None)
             if victim is not None:
                 await self._evict(victim)
@@ -252,8 +315,13 @@ class Residency:
         assert entry.handle is not None
         del self._entries[entry.handle.digest]  # whoever asks from now on brings it back
         entry.gone.set()
-        await self._workers.unload(entry.handle.slot, entry.handle.digest)
+        await self._workers.unload(entry.handle.digest, entry.token)
         self._free += entry.room
+
+    def _pinned_room(self, but_of: str = "") -> Room:
+        """What pinned tasks have of the device, but for those of one name."""
+        pinned = (one for one in self._entries.values() if one.is_pinned and one.handle)
+        return sum((one.room for one in pinned if one.bundle.name != but_of), Room())
 
     def _check_base(self, bundle: Bundle) -> None:
         wanted = bundle.manifest.base_model
@@ -277,7 +345,7 @@ def _would_help(entry: _Entry, lacking: list[str]) -> bool:
     return any(getattr(entry.room, name) for name in lacking)
 
 
-def _note_outcome(bringing: asyncio.Task[TaskHandle]) -> None:
+def _note_outcome(bringing: asyncio.Task[None]) -> None:
     """Reads the error of a load that nobody waits for any more, so that asyncio does not complain of it."""
     if not bringing.cancelled():
         bringing.exception()

@@ -31,23 +31,19 @@ class WorkerTiers:
             return "device"
         return self._host.stage(Path(path), digest)
 
-    def load(self, digest: str) -> Resident:
+    def load(self, digest: str, token: str) -> Resident:
         """Brings what was staged to the device, or counts one more load of what is there.
 
         Raises:
-            EngineError: it is not staged.
+            NotStagedError: it is not in host memory.
             CapacityError: no room.
         """
         self._bank.slot_of(digest)  # first of all: whatever fails here, the workers count alike
-        return self._bank.hold(digest) or self._bank.load(self._host.take(digest))
+        return self._bank.hold(digest, token) or self._bank.load(self._host.take(digest), token)
 
-    def unload(self, slot: int, digest: str) -> int:
-        """Undoes one load; returns those that are left.
-
-        Raises:
-            EngineError: no such resident.
-        """
-        return self._bank.unload(slot, digest)
+    def unload(self, digest: str, token: str) -> int:
+        """Undoes that load, if there was one; returns those that are left."""
+        return self._bank.unload(digest, token)
 
     def forget(self, digest: str) -> None:
         """Drops the bundle from host memory."""

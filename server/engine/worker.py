@@ -26,19 +26,19 @@ class PromptWorkerExtension:
         """Says where the bundle at `path` is: "device", "host", "store" (just read), or "reading"."""
         return _answer(lambda: _get_model(self).prompt_tiers.stage(path, digest))
 
-    def passepartout_load(self, digest: str) -> dict[str, Any]:
-        """Brings a staged task to the device; says its slot."""
+    def passepartout_load(self, digest: str, token: str) -> dict[str, Any]:
+        """Brings a staged task to the device; says its slot. `token`: this load's own name."""
 
         def load() -> int:
             model = _get_model(self)
             model.prompt_heads.runner = self.model_runner
-            return model.prompt_tiers.load(digest).slot
+            return model.prompt_tiers.load(digest, token).slot
 
         return _answer(load)
 
-    def passepartout_unload(self, slot: int, digest: str) -> dict[str, Any]:
-        """Undoes one load; says how many are left."""
-        return _answer(lambda: _get_model(self).prompt_tiers.unload(slot, digest))
+    def passepartout_unload(self, digest: str, token: str) -> dict[str, Any]:
+        """Undoes that load, if there was one; says how many are left."""
+        return _answer(lambda: _get_model(self).prompt_tiers.unload(digest, token))
 
     def passepartout_forget(self, digest: str) -> dict[str, Any]:
         """Drops the task from host memory."""
@@ -60,3 +60,5 @@ def _answer(call: Callable[[], Any]) -> dict[str, Any]:
         return {"ok": call()}
     except PassepartoutError as error:
         return {"code": error.code, "message": str(error)}
+    except Exception as error:  # one rank's exception would leave the others' answers unread in vLLM's queues
+        return {"code": EngineError.code, "message": f"{type(error).__name__}: {error}"}

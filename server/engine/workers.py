@@ -6,18 +6,20 @@ Works on anything with vLLM 0.32's `collective_rpc` coroutine: `AsyncLLM`, or `o
 
 import asyncio
 import contextlib
+import time
 from pathlib import Path
 from typing import Any, Protocol
 
-from prompts.errors import CapacityError, EngineError, PassepartoutError, StaleBundleError
+from prompts.errors import CapacityError, EngineError, NotStagedError, PassepartoutError, StaleBundleError
 from prompts.faults import shown
 from server.engine.facts import EngineFacts
 
 __all__ = ["WorkerCalls", "Workers"]
 
 _BY_CODE: dict[str, type[PassepartoutError]] = {
-    one.code: one for one in (CapacityError, EngineError, StaleBundleError)
+    one.code: one for one in (CapacityError, EngineError, NotStagedError, StaleBundleError)
 }
+_READ_SECONDS = 60.0
 _FIRST_LOOK_SECONDS, _LONGEST_LOOK_SECONDS = 0.002, 0.05
 
 
@@ -50,39 +52,43 @@ class Workers:
 
         Raises:
             StaleBundleError: a worker cannot read it, or finds another digest.
-            EngineError: it does not fit, or a worker failed.
+            EngineError: it does not fit, a worker failed, or reading takes longer than a minute.
         """
         seconds, seen = _FIRST_LOOK_SECONDS, set()
+        deadline = time.monotonic() + _READ_SECONDS
         while "reading" in (places := await self._ask("passepartout_stage", str(path), digest)):
             seen.update(places)
+            if time.monotonic() > deadline:
+                raise EngineError(f"{path} is not read within {_READ_SECONDS:.0f} seconds")
             await asyncio.sleep(seconds)
             seconds = min(1.5 * seconds, _LONGEST_LOOK_SECONDS)
         return not seen.union(places) & {"reading", "store"}
 
-    async def load(self, digest: str) -> int:
+    async def load(self, digest: str, token: str) -> int:
         """Brings what is staged to the device; returns its slot. All workers take it, or none keeps it.
+
+        `token`: a name of this load alone, which undoes it.
 
         Raises:
             CapacityError: no room.
+            NotStagedError: another front end had it dropped from host memory: stage it again.
             EngineError: a worker failed.
         """
-        answers = await self._tell("passepartout_load", digest)
         try:
-            slot: int = _same("passepartout_load", [_read(answer) for answer in answers])
+            slot: int = _same("passepartout_load", await self._ask("passepartout_load", digest, token))
         except PassepartoutError:
-            for taken in {answer["ok"] for answer in answers if "ok" in answer}:
-                with contextlib.suppress(EngineError):  # said by the workers that had refused the load
-                    await self.unload(taken, digest)
+            with contextlib.suppress(EngineError):  # an engine that is dead holds nothing
+                await self.unload(digest, token)
             raise
         return slot
 
-    async def unload(self, slot: int, digest: str) -> None:
-        """Undoes one load.
+    async def unload(self, digest: str, token: str) -> None:
+        """Undoes that load where there was one.
 
         Raises:
-            EngineError: it was not loaded.
+            EngineError: a worker failed.
         """
-        await self._ask("passepartout_unload", slot, digest)
+        await self._ask("passepartout_unload", digest, token)
 
     async def forget(self, digest: str) -> None:
         """Drops the bundle from host memory."""

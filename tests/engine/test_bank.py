@@ -41,7 +41,7 @@ def make_copy(
 
 def make_handle(bank: PromptBank, copy: HostCopy) -> TaskHandle:
     """Loads it and makes the handle the front end would."""
-    resident = bank.load(copy)
+    resident = bank.load(copy, "a")
     return TaskHandle(
         name="task", digest=copy.digest, slot=resident.slot, text_length=len(resident.text_rows)
     )
@@ -60,7 +60,7 @@ def bank() -> PromptBank:
 
 def test_tasks_of_any_length_share_the_rows(bank: PromptBank) -> None:
     copies = [make_copy("a", text=3, vision=2), make_copy("b", text=5), make_copy("c", vision=4)]
-    residents = [bank.load(copy) for copy in copies]
+    residents = [bank.load(copy, "a") for copy in copies]
     assert [one.slot for one in residents] == [1, 2, 3]
     rows = torch.cat([one.text_rows for one in residents])
     assert sorted(rows.tolist()) == list(range(1, 9))
@@ -74,17 +74,17 @@ def test_tasks_of_any_length_share_the_rows(bank: PromptBank) -> None:
 
 
 def test_freed_room_in_pieces_serves_a_longer_prompt(bank: PromptBank) -> None:
-    short = [bank.load(make_copy(digest, text=2)) for digest in "abc"]
-    bank.unload(short[0].slot, short[0].digest)
-    bank.unload(short[2].slot, short[2].digest)
+    short = [bank.load(make_copy(digest, text=2), "a") for digest in "abc"]
+    bank.unload(short[0].digest, "a")
+    bank.unload(short[2].digest, "a")
     long = make_copy("d", text=6)
-    resident = bank.load(long)
+    resident = bank.load(long, "a")
     assert torch.equal(taken(bank, resident, 1), long.text.prompts[1])
     assert not set(resident.text_rows.tolist()) & set(short[1].text_rows.tolist())
 
 
 def test_a_layer_left_out_has_no_vector_and_takes_no_room(bank: PromptBank) -> None:
-    resident = bank.load(make_copy("a", text=4, layers=(0,)))
+    resident = bank.load(make_copy("a", text=4, layers=(0,)), "a")
     assert bank.text.free_vectors == 16 - 4
     assert bank.text.take(0, resident.text_rows)[1].all()
     assert not bank.text.take(1, resident.text_rows)[1].any()
@@ -106,27 +106,26 @@ def test_a_step_marks_its_prompt_tokens_and_no_others(bank: PromptBank) -> None:
 def test_a_task_that_is_gone_is_never_admitted(bank: PromptBank) -> None:
     handle = make_handle(bank, make_copy("a", text=2))
     assert bank.admit(*make_ticket(handle).tolist()).digest == handle.digest
-    assert bank.unload(handle.slot, handle.digest) == 0
+    assert bank.unload(handle.digest, "a") == 0
     with pytest.raises(EngineError, match="slot 1: the task of this request is not resident"):
         bank.admit(*make_ticket(handle).tolist())
     with pytest.raises(EngineError, match="slot 1: a request's task is not resident any more"):
         bank.set_step(torch.tensor([0, 1]), make_rows(handle))
-    with pytest.raises(EngineError, match="slot 1: no task of digest"):
-        bank.unload(handle.slot, handle.digest)
+    assert bank.unload(handle.digest, "a") == 0, "undoing it again changes nothing"
 
 
 def test_a_slot_is_one_digests_for_ever(bank: PromptBank) -> None:
     """vLLM's caches go by digest and slot: both must mean the same when a task comes back."""
     copy = make_copy("a", text=2)
     old = make_handle(bank, copy)
-    bank.unload(old.slot, old.digest)
+    bank.unload(old.digest, "a")
     other = make_handle(bank, make_copy("b", text=2))
     assert other.slot == 2
     with pytest.raises(EngineError, match="slot 1"):
         bank.set_step(torch.tensor([0, 1]), make_rows(old))
     with pytest.raises(EngineError, match="slot 2"):
         bank.admit(2, make_ticket(old).tolist()[1])
-    back = bank.load(copy)
+    back = bank.load(copy, "a")
     assert back.slot == old.slot
     bank.set_step(torch.tensor([0, 1]), make_rows(old))
     assert bank.rows[:2].tolist() == back.text_rows.tolist()
@@ -134,45 +133,46 @@ def test_a_slot_is_one_digests_for_ever(bank: PromptBank) -> None:
 
 def test_a_digest_is_held_once_and_goes_with_its_last_load(bank: PromptBank) -> None:
     copy = make_copy("a", text=8)
-    assert bank.hold(copy.digest) is None
-    assert bank.load(copy) is bank.hold(copy.digest)
-    assert bank.unload(1, copy.digest) == 1
-    assert bank.unload(1, copy.digest) == 0
+    assert bank.hold(copy.digest, "b") is None
+    assert bank.load(copy, "a") is bank.hold(copy.digest, "b")
+    assert bank.unload(copy.digest, "a") == 1
+    assert bank.unload(copy.digest, "a") == 1, "another's load stays"
+    assert bank.unload(copy.digest, "b") == 0
     assert bank.text.free_rows == 8
 
 
 def test_no_room_is_said_and_changes_nothing(bank: PromptBank) -> None:
-    bank.load(make_copy("a", text=3, projector=True))
+    bank.load(make_copy("a", text=3, projector=True), "a")
     for digest, parts, said in (
         ("b", {"text": 6}, "text_rows: 6 are needed, 5 are free"),
         ("c", {"text": 2, "vision": 7}, "vision_rows: 7 are needed, 6 are free"),
         ("d", {"text": 2, "vision": 2, "projector": True}, "projectors: all places are taken"),
     ):
         with pytest.raises(CapacityError, match=said):
-            bank.load(make_copy(digest, **parts))
+            bank.load(make_copy(digest, **parts), "a")
         assert (bank.text.free_rows, bank.text.free_vectors) == (5, 10)
         assert (bank.vision.free_rows, bank.vision.free_vectors) == (6, 18)
-    bank.load(make_copy("e", text=1))
-    bank.load(make_copy("f", text=1))
+    bank.load(make_copy("e", text=1), "a")
+    bank.load(make_copy("f", text=1), "a")
     with pytest.raises(CapacityError, match="tasks: all 3 places"):
-        bank.load(make_copy("g", text=1))
+        bank.load(make_copy("g", text=1), "a")
 
 
 def test_a_projector_lies_in_its_place(bank: PromptBank) -> None:
     copy = make_copy("a", projector=True)
-    resident = bank.load(copy)
+    resident = bank.load(copy, "a")
     assert torch.equal(bank.projector_of(resident)["linear_1.weight"], copy.projector["linear_1.weight"])
-    assert bank.projector_of(bank.load(make_copy("b", text=1))) == {}
+    assert bank.projector_of(bank.load(make_copy("b", text=1), "a")) == {}
 
 
 def test_what_was_half_copied_is_taken_back(bank: PromptBank) -> None:
     broken = make_copy("a", text=2, vision=2)
     wrong = LayerPrompts(torch.randn(3, 2, 5), (0, 1, 2))
     with pytest.raises(EngineError, match="its tensors were not copied"):
-        bank.load(HostCopy(digest=broken.digest, text=broken.text, vision=wrong))
+        bank.load(HostCopy(digest=broken.digest, text=broken.text, vision=wrong), "a")
     assert (bank.text.free_rows, bank.vision.free_rows, bank.vision.free_vectors) == (8, 6, 18)
     assert bank.find(broken.digest) is None
-    assert bank.load(broken).slot == 1
+    assert bank.load(broken, "a").slot == 1
 
 
 def test_the_device_holds_what_the_tensors_need_and_little_more() -> None:

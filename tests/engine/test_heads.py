@@ -36,8 +36,8 @@ OWN = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
 def bank() -> PromptBank:
     bank = PromptBank(FACTS, max_step_tokens=4, dtype=torch.float32, device=torch.device("cpu"))
     prompts = LayerPrompts(torch.randn(1, 1, 4), (0,))
-    bank.load(HostCopy(digest="a" * 64, text=prompts))
-    bank.load(HostCopy(digest="b" * 64, text=prompts, lm_head=OWN))
+    bank.load(HostCopy(digest="a" * 64, text=prompts), "a")
+    bank.load(HostCopy(digest="b" * 64, text=prompts, lm_head=OWN), "a")
     return bank
 
 
@@ -80,9 +80,9 @@ def test_a_second_call_of_a_step_is_for_prompt_logprobs(bank: PromptBank) -> Non
 
 def test_a_task_that_is_gone_is_never_answered_by_the_models_head(bank: PromptBank) -> None:
     switch = make_switch(bank, f"{'a' * 64}:1")
-    bank.unload(1, "a" * 64)
+    bank.unload("a" * 64, "a")
     switch.begin_step()
     with pytest.raises(EngineError, match="slot 1"):
         switch.replace(HIDDEN[:1], torch.zeros(1, 6))
-    bank.unload(2, "b" * 64)
+    bank.unload("b" * 64, "a")
     assert not bank.has_heads

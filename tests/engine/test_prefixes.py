@@ -102,7 +102,7 @@ def make_prefix(digest: str, length: int) -> HostCopy:
 
 
 def make_handle(bank: PromptBank, copy: HostCopy, length: int) -> TaskHandle:
-    return TaskHandle(name="task", digest=copy.digest, slot=bank.load(copy).slot, text_length=length)
+    return TaskHandle(name="task", digest=copy.digest, slot=bank.load(copy, "a").slot, text_length=length)
 
 
 def test_prefix_tokens_get_their_keys_and_values_and_no_others_do() -> None:
@@ -147,20 +147,20 @@ def test_a_rank_stores_its_own_heads() -> None:
 
 def test_room_is_taken_and_given_back() -> None:
     bank = make_bank(find(Told(), Told()))
-    first = bank.load(make_prefix("a", 4))
+    first = bank.load(make_prefix("a", 4), "a")
     with pytest.raises(CapacityError, match="prefix_rows: 2 are needed, 1 are free"):
-        bank.load(make_prefix("b", 2))
-    bank.unload(first.slot, first.digest)
+        bank.load(make_prefix("b", 2), "a")
+    bank.unload(first.digest, "a")
     assert bank.prefix is not None
     assert bank.prefix.vectors.free_rows == 5
     with pytest.raises(EngineError, match="slot 1: a request's task is not resident any more"):
         bank.set_step(torch.tensor([0]), torch.tensor([[1, 0]]))
-    assert len(bank.load(make_prefix("c", 5)).prefix_rows) == 5
+    assert len(bank.load(make_prefix("c", 5), "a").prefix_rows) == 5
 
 
 def test_without_room_there_is_no_bank_for_them() -> None:
     bank = PromptBank(FACTS, max_step_tokens=6, dtype=torch.float32, device=torch.device("cpu"))
     assert bank.prefix is None
     with pytest.raises(CapacityError, match="there is no room for prefixes; raise prefix_rows"):
-        bank.load(make_prefix("a", 1))
-    assert bank.load(HostCopy(digest="b" * 64, text=LayerPrompts(torch.randn(1, 1, 4), (0,)))).slot == 2
+        bank.load(make_prefix("a", 1), "a")
+    assert bank.load(HostCopy(digest="b" * 64, text=LayerPrompts(torch.randn(1, 1, 4), (0,))), "a").slot == 2

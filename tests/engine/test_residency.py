@@ -4,7 +4,9 @@
 """
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ import pytest
 import torch
 
 import server.engine.residency
+import server.engine.tiers
+import server.engine.workers
 from prompts.bundle import Bundle, load_bundle, save_bundle
-from prompts.errors import CapacityError, EngineError, PassepartoutError, StaleBundleError
+from prompts.errors import BundleError, CapacityError, EngineError, PassepartoutError, StaleBundleError
 from prompts.manifest import Manifest, TextSpec
 from server.engine.bank import PromptBank
 from server.engine.facts import EngineFacts, Room
@@ -52,13 +56,14 @@ class Worker:
     def passepartout_stage(self, path: str, digest: str) -> str:
         return self.tiers.stage(path, digest)
 
-    def passepartout_load(self, digest: str) -> int:
+    def passepartout_load(self, digest: str, token: str) -> int:
         if self.refuses_loads:
-            self.tiers.forget(digest)
-        return self.tiers.load(digest).slot
+            self.bank.slot_of(digest)
+            raise RuntimeError("out of memory")
+        return self.tiers.load(digest, token).slot
 
-    def passepartout_unload(self, slot: int, digest: str) -> int:
-        return self.tiers.unload(slot, digest)
+    def passepartout_unload(self, digest: str, token: str) -> int:
+        return self.tiers.unload(digest, token)
 
     def passepartout_forget(self, digest: str) -> None:
         self.tiers.forget(digest)
@@ -86,6 +91,8 @@ class Engine:
 def answer(call: Callable[[], Any]) -> dict[str, Any]:
     try:
         return {"ok": call()}
+    except RuntimeError as error:
+        return {"code": EngineError.code, "message": str(error)}
     except PassepartoutError as error:
         return {"code": error.code, "message": str(error)}
 
@@ -178,7 +185,7 @@ def test_many_that_want_one_cold_task_load_it_once(bundles: list[Bundle]) -> Non
         residency = make_residency(engine)
         handles = await asyncio.gather(*(residency.acquire(bundles[0]) for _ in range(8)))
         assert {handle.slot for handle in handles} == {1}
-        assert engine.workers[0].bank.find(bundles[0].digest).loads == 1
+        assert len(engine.workers[0].bank.find(bundles[0].digest).loads) == 1
         for handle in handles[1:]:
             residency.release(handle)
         await residency.discard(bundles[0].digest)
@@ -283,6 +290,127 @@ def test_a_task_that_was_to_leave_stays_where_room_came_from_another(
     run(story)
 
 
+def test_a_pinned_task_that_changes_gives_its_room_back(tmp_path: Path) -> None:
+    """Old and new are both of the pinned name: the old one may go once the name means the new one."""
+    engine = Engine()
+    old, new, cold = save(tmp_path / "pinned", 1), save(tmp_path / "new", 2), save(tmp_path / "cold", 3)
+    new = replace(new, manifest=new.manifest.model_copy(update={"name": "pinned"}))
+
+    async def story() -> None:
+        residency = make_residency(engine, pinned=["pinned"])
+        using_old = await residency.acquire(old)
+        residency.release(await residency.acquire(new))
+        with pytest.raises(CapacityError, match="pinned tasks have it"):
+            await residency.acquire(cold)
+        residency.unpin(old.digest)
+        waiting = asyncio.create_task(residency.acquire(cold))
+        await asyncio.sleep(0.05)
+        residency.release(using_old)
+        assert (await asyncio.wait_for(waiting, 2)).digest == cold.digest
+        assert engine.on_device() == {new.digest, cold.digest}
+
+    run(story)
+
+
+def test_what_pinned_tasks_leave_no_room_for_is_refused_and_holds_no_one_up(tmp_path: Path) -> None:
+    engine = Engine()
+    pinned, large, small = (save(tmp_path / name, n, length=n) for name, n in (("p", 4), ("l", 3), ("s", 1)))
+
+    async def story() -> None:
+        residency = make_residency(engine, pinned=["p"])
+        residency.check(large)
+        residency.release(await residency.acquire(pinned))
+        with pytest.raises(BundleError, match="room for text_rows: expected at most 2, came 3"):
+            residency.check(large)
+        with pytest.raises(CapacityError, match="pinned tasks have it"):
+            await residency.acquire(large)
+        async with residency.using(small):
+            assert engine.on_device() == {pinned.digest, small.digest}
+
+    run(story)
+
+
+def test_one_that_does_not_wait_is_told_so_while_another_waits(bundles: list[Bundle]) -> None:
+    """Also where it asked before the other had to wait; and it takes none down that would have waited."""
+    engine = Engine()
+
+    async def story() -> None:
+        residency = make_residency(engine)
+        held = [await residency.acquire(bundle) for bundle in bundles[:2]]
+        waits = asyncio.create_task(residency.acquire(bundles[2]))
+        hasty = asyncio.create_task(residency.acquire(bundles[3], is_patient=False))
+        await asyncio.sleep(0)
+        joined = asyncio.create_task(residency.acquire(bundles[3]))
+        with pytest.raises(CapacityError):
+            await asyncio.wait_for(hasty, 1)
+        residency.release(held[0])
+        residency.release(held[1])
+        assert (await waits).digest == bundles[2].digest
+        assert (await asyncio.wait_for(joined, 2)).digest == bundles[3].digest
+
+    run(story)
+
+
+def test_a_read_that_hangs_keeps_no_other_waiting(
+    bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, let_go = Engine(), threading.Event()
+    stuck = bundles[0].digest
+
+    def read(path: Path) -> Bundle:
+        bundle = load_bundle(path)
+        if bundle.digest == stuck:
+            let_go.wait(10)
+        return bundle
+
+    monkeypatch.setattr(server.engine.tiers, "load_bundle", read)
+    monkeypatch.setattr(server.engine.workers, "_READ_SECONDS", 0.3)
+
+    async def story() -> None:
+        residency = make_residency(engine)
+        hangs = asyncio.create_task(residency.acquire(bundles[0]))
+        await asyncio.sleep(0.05)
+        residency.release(await asyncio.wait_for(residency.acquire(bundles[1]), 0.2))
+        with pytest.raises(EngineError, match="is not read within"):
+            await hangs
+        let_go.set()
+
+    run(story)
+
+
+def test_a_copy_that_another_front_end_had_dropped_is_read_again(bundles: list[Bundle]) -> None:
+    engine, dropped = Engine(), []
+
+    async def story() -> None:
+        residency = make_residency(engine)
+        load = residency._workers.load
+
+        async def drop_once(digest: str, token: str) -> int:
+            if not dropped:
+                dropped.append(digest)
+                await residency._workers.forget(digest)
+            return await load(digest, token)
+
+        residency._workers.load = drop_once  # type: ignore[method-assign]
+        assert (await residency.acquire(bundles[0])).slot == 1
+
+    run(story)
+
+
+def test_what_never_came_to_the_device_leaves_host_memory_too(bundles: list[Bundle]) -> None:
+    engine = Engine()
+
+    async def story() -> None:
+        residency = make_residency(engine)
+        for bundle in bundles[:2]:
+            await residency.acquire(bundle)
+        with pytest.raises(CapacityError):
+            await residency.acquire(bundles[2], is_patient=False)
+        assert [worker.tiers.host_tasks for worker in engine.workers] == [2, 2]
+
+    run(story)
+
+
 def test_room_is_counted_by_the_row(tmp_path: Path) -> None:
     engine = Engine()
     small, large, other = (save(tmp_path / f"of-{n}", n, length=n) for n in (1, 5, 2))
@@ -303,7 +431,7 @@ def test_a_load_that_one_worker_refuses_is_undone_in_the_other(bundles: list[Bun
     async def story() -> None:
         residency = make_residency(engine)
         engine.workers[1].refuses_loads = True
-        with pytest.raises(EngineError, match="not in host memory"):
+        with pytest.raises(EngineError, match="out of memory"):
             await residency.acquire(bundles[0])
         assert engine.on_device() == set()
         engine.workers[1].refuses_loads = False

@@ -23,6 +23,7 @@ EXAMPLES = [
     errors.CapacityError("full"),
     errors.EngineError("dead"),
     errors.StaleBundleError("changed"),
+    errors.NotStagedError("gone"),
 ]
 
 

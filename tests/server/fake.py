@@ -62,6 +62,7 @@ class FakeLoader:
     loaded: list[str] = field(default_factory=list)
     discarded: list[str] = field(default_factory=list)
     """Digests, in the order they were discarded."""
+    unpinned: list[str] = field(default_factory=list)
     rooms: int = 100
     pinned: set[str] = field(default_factory=set)
     is_busy: bool = False
@@ -82,6 +83,9 @@ class FakeLoader:
 
     def has_room(self, bundle: Bundle) -> bool:
         return len(self._handles) < self.rooms
+
+    def unpin(self, digest: str) -> None:
+        self.unpinned.append(digest)
 
     async def discard(self, digest: str) -> None:
         self._handles.pop(digest, None)

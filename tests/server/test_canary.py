@@ -166,7 +166,7 @@ def test_a_cold_task_that_fails_at_its_first_request_is_refused_from_then_on(sit
         site.asker.off["bad"] = 0.5
         task = site.tasks.find("bad")
         for _ in range(2):
-            with pytest.raises(EngineError, match="all inputs: expected first-token logprobs within"):
+            with pytest.raises(EngineError, match="task bad cannot be served now; the server's log"):
                 async with task.hold():
                     raise AssertionError("held")
         async with site.tasks.find("good").hold(), site.tasks.find("good").hold():
@@ -176,6 +176,20 @@ def test_a_cold_task_that_fails_at_its_first_request_is_refused_from_then_on(sit
             assert list(site.tasks.tasks) == ["good"]
             assert "all inputs" in site.tasks.faults["bad"][0]
         assert site.asker.asked == ["bad", "good"]
+
+    asyncio.run(story())
+
+
+def test_a_request_under_way_waits_for_no_canary(site: Site) -> None:
+    """It holds the task: a canary made anew meanwhile is for those who come after it."""
+
+    async def story() -> None:
+        bundle = load_bundle(site.folder / "good")
+        async with site.loader.using(bundle):
+            anew = replace(bundle, canary=canary_for(bundle, BASE.model_copy(update={"id": "x"})))
+            site.asker.failures = [EngineError("asked")]
+            async with site.loader.using(anew, is_held=True):
+                assert site.asker.asked == ["good"]
 
     asyncio.run(story())
 

@@ -14,6 +14,7 @@ from prompts.errors import EngineError
 from prompts.store import StoreReader
 from server.app import start
 from server.config import ServeConfig
+from server.tasks import ServedTask
 from tests.prompts.sample import save_frame
 from tests.server.conftest import save_text
 from tests.server.fake import FakeLoader, FakeServer, make_server
@@ -107,6 +108,27 @@ def test_a_bundle_exchanged_while_cold_is_answered_by_the_new_one(cold: Cold) ->
     run(story)
 
 
+def test_a_task_drained_while_the_request_was_prepared_is_looked_up_again(cold: Cold) -> None:
+    async def story() -> None:
+        await cold.start()
+        registry = cold.server.service.tasks
+        registry.tasks["one"].is_drained = True
+        find, found = registry.find, []
+
+        def find_new_one_second(name: str) -> ServedTask:
+            task = find(name)
+            if found:
+                task.is_drained = False
+            found.append(task)
+            return task
+
+        registry.find = find_new_one_second  # type: ignore[method-assign]
+        assert (await cold.ask("one")).status_code == 200
+        assert len(found) == 2
+
+    run(story)
+
+
 def test_a_cold_task_whose_bundle_is_gone_for_good_is_an_error_without_paths(
     cold: Cold, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -117,11 +139,12 @@ def test_a_cold_task_whose_bundle_is_gone_for_good_is_an_error_without_paths(
         cold.loader.stale.add(cold.server.service.tasks.find("one").digest)
         response = await cold.ask("one")
         error = response.json()["error"]
-        assert (response.status_code, error["code"]) == (500, "engine_error")
-        assert "task one cannot be brought to the device" in error["message"]
+        assert (response.status_code, error["code"]) == (503, "bundle_stale")
+        assert error["message"] == "task one: its bundle is being exchanged, ask again"
         cold.loader.stale.clear()
         cold.loader.refuses["one"] = EngineError("/srv/tasks/one: rank 3 is out of memory")
         response = await cold.ask("one")
+        assert (response.status_code, response.json()["error"]["code"]) == (500, "engine_error")
         assert "/srv" not in response.text
         assert "rank 3 is out of memory" in caplog.text
 

@@ -13,7 +13,9 @@ from prompts.bundle import save_bundle
 from prompts.errors import ConfigError
 from prompts.manifest import Manifest, PrefixSpec
 from server import cli
+from server.capacity import plan_capacity
 from server.config import ServeConfig, has_cache_size, set_environment
+from server.engine.facts import Room
 from tests.prompts.sample import BASE
 
 
@@ -112,3 +114,19 @@ def test_a_missing_store_is_found_before_vllm_is_imported() -> None:
     said = done.stdout.splitlines()
     assert [line.partition(" folder")[0] for line in said] == ["False --tasks: expected a"] * 2, done.stderr
     assert "/nosuch" in said[1]
+
+
+def test_front_ends_share_a_device_that_takes_any_bundle_in_each_part() -> None:
+    needs = [Room(tasks=1, text_rows=length, lm_heads=length == 4) for length in (4, 1, 2)]
+    one = plan_capacity(needs, tasks=2, host_tasks=1)
+    assert (one.text_rows, one.lm_heads, one.projectors) == (6, 1, 0)
+    two = plan_capacity(needs, tasks=4, host_tasks=1, front_ends=2)
+    assert (two.tasks, two.text_rows, two.lm_heads) == (4, 12, 2)
+    part = two.room(text_layers=3, vision_layers=0).share(2)
+    assert all(part.lacks(need) == [] for need in needs)
+
+
+def test_each_front_end_needs_a_place(tmp_path: Path) -> None:
+    config = ServeConfig(tasks=tmp_path, max_device_tasks=3)
+    with pytest.raises(ConfigError, match="expected at least one for each of 4 API servers, came 3"):
+        config.additional_config(None, front_ends=4)

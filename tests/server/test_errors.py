@@ -29,7 +29,7 @@ from server.errors import error_response, status_of
         (TaskConflictError({"x": "a", "y": "b"}), 400),
         (PictureError("no picture"), 400),
         (BundleError(Path("a"), ["bad"]), 400),
-        (CapacityError("full"), 500),
+        (CapacityError("full"), 503),
         (PassepartoutError("?"), 500),
     ],
 )
