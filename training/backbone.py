@@ -71,7 +71,7 @@ class DeepPrompts:
             cure = "a prefix of keys and values is served, but not measured yet"
             raise UnsupportedError(fault("prefix", expected="null", came="a prefix", cure=cure))
         if bundle.manifest.lm_head:
-            cure = "an lm_head per task is not measured or served yet"
+            cure = "an lm_head per task is served, but not measured yet"
             raise UnsupportedError(fault("lm_head", expected="false", came="true", cure=cure))
         projector = {name: tensor.to(device) for name, tensor in bundle.projector_state().items()}
         vision = bundle.manifest.vision

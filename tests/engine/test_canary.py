@@ -13,6 +13,7 @@ import pytest
 from prompts.bundle import Bundle, save_bundle
 from prompts.canary import Canary
 from prompts.canary_check import CanaryReport
+from prompts.errors import UnsupportedError
 from prompts.manifest import Usage
 from server.canary import ask_canary
 from server.vllm_canary import OfflineAsker
@@ -23,6 +24,9 @@ from tests.engine.tiny_llava import make_tiny_llava
 from training.backbone import LlavaBackbone
 
 pytestmark = pytest.mark.engine
+
+TRAINED = [name for name, parts in TASKS.items() if not {"prefix", "at"} & parts.keys()]
+"""The kinds that our trainers know how to run; the others come from PEFT."""
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +50,7 @@ def ask(served: Served, bundle: Bundle, canary: Canary) -> CanaryReport:
         served.tasks.unload(handle)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_a_canary_of_each_kind_of_task_is_found_again(
     served: Served, backbone: LlavaBackbone, tiny_model: Path, name: str
 ) -> None:
@@ -117,3 +121,11 @@ def test_a_prompt_that_the_engine_does_not_put_in_is_refused(
     prompts[1:] = 0
     shallow = save_bundle(tmp_path / "shallow", trained.manifest, {"text.prompts": prompts})
     assert ask(served, shallow, canary_of(trained, backbone, tiny_model)).faults
+
+
+@pytest.mark.parametrize("name", ["prefix", "some-layers"])
+def test_no_canary_is_made_of_what_the_trainer_cannot_run(
+    served: Served, backbone: LlavaBackbone, tiny_model: Path, name: str
+) -> None:
+    with pytest.raises(UnsupportedError, match="served, but not measured yet"):
+        canary_of(served.bundles[name], backbone, tiny_model)
