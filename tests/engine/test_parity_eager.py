@@ -16,7 +16,6 @@ from tests.engine.serving import (
     BLOCK,
     CAPACITY,
     PICTURES,
-    TASKS,
     Case,
     Served,
     assert_same,
@@ -209,7 +208,8 @@ def test_a_bundle_that_does_not_fit_is_refused_by_name(
 
 def test_room_is_checked_and_given_back(served: Served, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("room")
-    left = CAPACITY.text_rows - sum(parts.get("text", 0) for parts in TASKS.values())
+    held = [served.bundles[name].manifest.text for name in served.handles]
+    left = CAPACITY.text_rows - sum(spec.length for spec in held if spec is not None)
     fits = served.load(make_task(folder, "fits", served.model, seed=1, text=left))
     assert_same(served.ask([Case("fits")])[0], served.expect(Case("fits")), "all rows used")
     with pytest.raises(CapacityError, match=r"no room on the device \(text_rows\): all of it"):
