@@ -16,6 +16,7 @@ from vllm.utils.torch_utils import async_tensor_h2d
 
 from prompts.errors import CapacityError, EngineError
 from server.engine.facts import EngineFacts
+from server.engine.handles import digest_head
 from server.engine.host import HostCopy
 from server.engine.prefixes import KvLayout, PrefixBank
 from server.engine.vectors import VectorBank
@@ -43,11 +44,6 @@ class Resident:
     place: int | None = None
     head_place: int | None = None
     loads: set[str] = field(default_factory=set)
-
-    @property
-    def digest_head(self) -> int:
-        """First eight bytes of the digest, as tickets carry them."""
-        return int.from_bytes(bytes.fromhex(self.digest[:16]), "big", signed=True)
 
     def step_rows(self) -> tuple[Tensor, Tensor]:
         """Rows of its prompt tokens in `text` and in `prefix`, (P,) each; -1 is none.
@@ -111,8 +107,7 @@ class PromptBank(nn.Module):
             for name, shape in facts.projector.items()
         }
         self._free_places = list(range(room.projectors - 1, -1, -1))
-        head_shape = facts.lm_head or (0, 0)
-        self._heads = torch.zeros((room.lm_heads, *head_shape), dtype=dtype, device=device)
+        self._heads = torch.zeros((room.lm_heads, *facts.lm_head), dtype=dtype, device=device)
         self._free_head_places = list(range(room.lm_heads - 1, -1, -1))
         self._tasks = room.tasks
         self._slots: dict[str, int] = {}
@@ -126,14 +121,14 @@ class PromptBank(nn.Module):
         slot = self._slots.get(digest)
         return None if slot is None else self._residents.get(slot)
 
-    def admit(self, slot: int, digest_head: int) -> Resident:
-        """The resident a ticket names.
+    def admit(self, slot: int, head: int) -> Resident:
+        """The resident a ticket names: `slot` and the `digest_head` of its digest.
 
         Raises:
             EngineError: it is not resident; the request must not be answered by the base model.
         """
         resident = self._residents.get(slot)
-        if resident is None or resident.digest_head != digest_head:
+        if resident is None or digest_head(resident.digest) != head:
             raise EngineError(f"slot {slot}: the task of this request is not resident in the worker")
         return resident
 

@@ -15,7 +15,15 @@ from torch import Tensor
 
 from prompts.manifest import FrameSpec
 
-__all__ = ["CURRENT_TASK", "MODALITY", "RESERVED_HASH_PREFIX", "TaskFrame", "TaskHandle", "using_task"]
+__all__ = [
+    "CURRENT_TASK",
+    "MODALITY",
+    "RESERVED_HASH_PREFIX",
+    "TaskFrame",
+    "TaskHandle",
+    "digest_head",
+    "using_task",
+]
 
 MODALITY = "learned_prompt"
 """The learned prompt among a request's multimodal items."""
@@ -77,6 +85,11 @@ class TaskHandle:
     def extra_image_tokens(self) -> int:
         """Tokens each picture takes beyond the base model's: P_v in mode `released`, else none."""
         return self.vision_length if self.vision_mode == "released" else 0
+
+
+def digest_head(digest: str) -> int:
+    """First eight bytes of a digest as a signed integer: what tickets carry of it."""
+    return int.from_bytes(bytes.fromhex(digest[:16]), "big", signed=True)
 
 
 CURRENT_TASK: ContextVar[TaskHandle | None] = ContextVar("passepartout_task", default=None)

@@ -87,9 +87,6 @@ class HostTier:
     def __len__(self) -> int:
         return len(self._copies)
 
-    def __contains__(self, digest: str) -> bool:
-        return digest in self._copies
-
     def stage(self, path: Path, digest: str) -> Literal["host", "store", "reading"]:
         """ "host": the copy was here; "store": it is here now; "reading": it is on its way, ask again.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from vllm.multimodal.parse import ProcessorBatchItems
 
-from server.engine.handles import MODALITY, RESERVED_HASH_PREFIX, TaskHandle
+from server.engine.handles import MODALITY, RESERVED_HASH_PREFIX, TaskHandle, digest_head
 
 __all__ = [
     "DUMMY_HANDLE",
@@ -61,17 +61,13 @@ def make_ticket(handle: TaskHandle | None) -> Tensor:
     """The ticket of `handle`, (2,) int64; zeros for the base model."""
     if handle is None or handle.slot == 0:
         return torch.zeros(2, dtype=torch.int64)
-    return torch.tensor([handle.slot, _head(handle.digest)], dtype=torch.int64)
+    return torch.tensor([handle.slot, digest_head(handle.digest)], dtype=torch.int64)
 
 
 def read_cache_key(key: str) -> tuple[int, int]:
     """(slot, first eight bytes of the digest) of a `TaskHandle.cache_key`, as tickets have them."""
     digest, _, slot = key.partition(":")
-    return int(slot), _head(digest)
-
-
-def _head(digest: str) -> int:
-    return int.from_bytes(bytes.fromhex(digest[:16]), "big", signed=True)
+    return int(slot), digest_head(digest)
 
 
 def make_rows(handle: TaskHandle) -> Tensor:

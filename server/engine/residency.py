@@ -148,11 +148,6 @@ class Residency:
         """Whether the operator wants it to stay on the device."""
         return bundle.name in self._pinned
 
-    @property
-    def device_tasks(self) -> int:
-        """Tasks on the device now."""
-        return sum(entry.handle is not None for entry in self._entries.values())
-
     def has_room(self, bundle: Bundle) -> bool:
         """Whether it could come to the device and none had to leave."""
         return not self._free.lacks(Room.of(bundle.manifest))

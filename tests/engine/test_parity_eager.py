@@ -11,6 +11,7 @@ from prompts.errors import BundleError, CapacityError, PictureRequiredError, Uns
 from server.engine.handles import TaskHandle, using_task
 from server.engine.items import RESERVED_HASH_PREFIX
 from tests.engine.conftest import Serve
+from tests.engine.families import assert_parity_alone
 from tests.engine.serving import (
     ALL_CASES,
     BLOCK,
@@ -35,14 +36,7 @@ def served(serve: Serve) -> Iterator[Served]:
 
 @pytest.mark.parametrize("case", ALL_CASES, ids=str)
 def test_alone_and_again_from_the_prefix_cache(served: Served, case: Case) -> None:
-    expected = served.expect(case)
-    served.forget_cached()
-    first = served.ask([case])[0]
-    again = served.ask([case])[0]
-    assert_same(first, expected, case)
-    assert_same(again, expected, case)
-    assert first.num_cached_tokens == 0
-    assert again.num_cached_tokens == cached_blocks(again) * BLOCK > 0
+    assert_parity_alone(served, case)
 
 
 def test_all_in_one_batch_and_again_from_the_prefix_cache(served: Served) -> None:
