@@ -64,6 +64,7 @@ def test_a_cold_request_waits_for_room_and_a_hot_one_for_nothing(
         residency = make_residency(engine)
         held = [await residency.acquire(bundle) for bundle in bundles[:2]]
         cold = asyncio.create_task(residency.acquire(bundles[2]))
+        await settle()  # files are read side by side: whoever is read first is first in the line
         behind = asyncio.create_task(residency.acquire(bundles[3]))
         await settle()
         assert not cold.done()
