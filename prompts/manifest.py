@@ -94,8 +94,9 @@ class FrameSpec(Part):
 class _DeepSpec(Part):
     """Prompts for an encoder of `layers` layers and width `hidden`: (len(layer_indices), length, hidden).
 
-    `at`: the layers that have prompts of their own, ascending from 0; None for all. At a layer left out the
-    prompt tokens go on as the layer before left them: with `at` [0] this is plain prompt tuning.
+    `at`: the layers that have prompts of their own, ascending; None for all. At a layer left out the prompt
+    tokens go on as the layer before left them: with `at` [0] this is plain prompt tuning. Where layer 0 is
+    left out they enter as zeros.
     """
 
     layers: Layers
@@ -111,12 +112,12 @@ class _DeepSpec(Part):
         return tuple(range(self.layers)) if self.at is None else self.at
 
     @model_validator(mode="after")
-    def _begins_at_the_input(self) -> Self:
+    def _names_layers_in_order(self) -> Self:
         at = self.layer_indices
-        if at[0] != 0 or at[-1] >= self.layers or list(at) != sorted(set(at)):
+        if at[-1] >= self.layers or list(at) != sorted(set(at)):
             raise ValueError(
-                f"expected at to ascend from 0 to at most {self.layers - 1}, came {list(at)}; prompt tokens "
-                "begin at the input (layer 0), leave out any of the others"
+                f"expected at to ascend to at most {self.layers - 1}, came {list(at)}; name each layer once, "
+                "in order"
             )
         return self
 

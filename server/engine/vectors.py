@@ -22,7 +22,8 @@ class VectorBank(nn.Module):
 
     `vectors`: (V + 1, d) in the model's dtype; `places`: (L, R + 1) int64, the vector of each row at each
     layer, -1 where it has none. Rows and vectors are handed out one by one, so that room never falls into
-    pieces. Row 0 and vector 0 are the dummy's: zeros at every layer.
+    pieces. Row 0 and vector 0 are the dummy's: zeros at every layer. A row without a vector at layer 0 has
+    the dummy's there: it enters as zeros.
     """
 
     def __init__(
@@ -106,4 +107,5 @@ class VectorBank(nn.Module):
         device = self.vectors.device
         values = prompts.to(device=device, dtype=self.vectors.dtype, non_blocking=True)
         self.vectors[taken.flatten().to(device)] = values.flatten(0, 1)
+        self.places[0, rows.to(device)] = 0
         self.places[layers.to(device).unsqueeze(1), rows.to(device).unsqueeze(0)] = taken.to(device)

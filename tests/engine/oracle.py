@@ -92,7 +92,8 @@ class Oracle:
         length = 0 if prompts is None else prompts.shape[1]
         at = [] if prompts is None else bundle.manifest.vision.at or list(range(len(prompts)))
         if prompts is not None:
-            hidden = torch.cat([prompts[0][None], hidden], dim=1)
+            first = prompts[0] if 0 in at else torch.zeros_like(prompts[0])
+            hidden = torch.cat([first[None], hidden], dim=1)
         recorded = []
         for index, layer in enumerate(tower.encoder.layers):
             if prompts is not None and index in at:
@@ -109,7 +110,9 @@ class Oracle:
         left = list(pictures)
         parts = []
         if bundle is not None and bundle.text_prompts is not None:
-            parts.append(bundle.text_prompts[0])
+            at = bundle.manifest.text.at
+            begins = at is None or 0 in at
+            parts.append(bundle.text_prompts[0] if begins else torch.zeros_like(bundle.text_prompts[0]))
         for token in self.processor.tokenizer(text)["input_ids"]:
             is_picture = token == self.config.image_token_id
             parts.append(self.features(left.pop(0), bundle) if is_picture else self._embed_ids([token]))

@@ -57,6 +57,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "projector": {"projector": True},
     "frame": {"frame": True},
     "everything": {"text": 3, "vision": 2, "projector": True, "frame": True},
+    "not-the-input": {"text": 3, "at": (1,), "vision": 2, "vision_at": (1, 2)},
 }
 """Name -> what `tiny_tasks.make_task` is told."""
 

@@ -68,10 +68,17 @@ def test_the_template_takes_the_users_text_as_it_is() -> None:
     assert Usage().render("as it is") == "as it is"
 
 
-@pytest.mark.parametrize("at", [(1, 2), (0, 2, 1), (0, 1, 1), (0, 3), ()])
-def test_layers_with_prompts_ascend_from_the_input(at: tuple[int, ...]) -> None:
-    with pytest.raises(ValidationError, match=r"expected at to ascend from 0 to at most 2|at least 1 item"):
+@pytest.mark.parametrize("at", [(0, 2, 1), (0, 1, 1), (1, 1), (0, 3), (3,), (-1, 0), ()])
+def test_layers_with_prompts_ascend(at: tuple[int, ...]) -> None:
+    with pytest.raises(
+        ValidationError, match=r"at to ascend to at most 2|at least 1 item|greater than or equal"
+    ):
         TextSpec(layers=3, length=1, hidden=2, at=at)
+
+
+@pytest.mark.parametrize("at", [(0,), (1,), (2,), (0, 2), (1, 2), (0, 1, 2)])
+def test_any_layers_may_have_prompts(at: tuple[int, ...]) -> None:
+    assert TextSpec(layers=3, length=1, hidden=2, at=at).layer_indices == at
 
 
 def test_prompts_of_all_layers_say_nothing_of_layers() -> None:
