@@ -3,6 +3,9 @@
 TVP: a `.pth` with one tensor `perturbation` (3, H, W), zero but for the frame.
 M²PT: the state dict of a tuned LLaVA, in one file or in the shards of a folder: `model.prompts.{l}`
 (1, P_t, d), `….vision_model.encoder.prompts.{l}` (1, P_v, d_v), `model.mm_projector.*`, `lm_head.weight`.
+The released projector is one linear layer (`weight`, `bias`), that of transformers' LLaVA two with an
+activation f between them. All of f that LLaVA uses are x · s(x) with s(x) + s(−x) = 1, so f(x) − f(−x) = x,
+and two layers can be the one exactly: W x = [W, −W] f([x, −x]).
 """
 
 import re
@@ -83,7 +86,7 @@ def import_m2pt(
 
     Raises:
         InputError: no such file, nothing of M²PT's in it, layers missing or of different shapes, a projector
-            of other layers than transformers' LLaVA has.
+            that transformers' LLaVA cannot be.
         BaseModelError: `base` holds no checkpoint.
     """
     state = _read_all(source)
@@ -155,14 +158,35 @@ def _projector(source: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         match = _PROJECTOR_NAME.fullmatch(name)
         if match:
             found[match[1]] = tensor
+    if "weight" in found and found.keys() <= {"weight", "bias"}:
+        return _as_two_layers(source, found["weight"], found.get("bias"))
     renamed = {}
     for inner, tensor in found.items():
         layer, _, parameter = inner.partition(".")
         if layer not in _LAYERS_OF_PROJECTOR or parameter not in ("weight", "bias"):
-            expected = "mm_projector of two layers (0 and 2), as transformers' LLaVA has"
+            expected = "mm_projector of one layer (weight, bias) or two (0 and 2)"
             raise refused(source, expected, f"mm_projector.{inner}", "leave it out with --no-projector")
         renamed[f"{PROJECTOR}{_LAYERS_OF_PROJECTOR[layer]}.{parameter}"] = tensor
     return renamed
+
+
+def _as_two_layers(source: Path, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
+    """The two layers, d_v -> d -> d, that are the one of `weight` (d, d_v) exactly."""
+    width = 2 * weight.shape[-1]
+    if weight.ndim != 2 or weight.shape[0] < width:
+        expected = "mm_projector.weight (d, d_v) with d at least 2 d_v, to be put into LLaVA's two layers"
+        raise refused(source, expected, str(tuple(weight.shape)), "leave it out with --no-projector")
+    hidden, inner = weight.shape
+    both_signs = weight.new_zeros(hidden, inner)
+    both_signs[:inner], both_signs[inner:width] = torch.eye(inner), -torch.eye(inner)
+    difference = weight.new_zeros(hidden, hidden)
+    difference[:, :inner], difference[:, inner:width] = weight, -weight
+    return {
+        f"{PROJECTOR}linear_1.weight": both_signs,
+        f"{PROJECTOR}linear_1.bias": weight.new_zeros(hidden),
+        f"{PROJECTOR}linear_2.weight": difference,
+        f"{PROJECTOR}linear_2.bias": weight.new_zeros(hidden) if bias is None else bias,
+    }
 
 
 def _read_all(source: Path) -> dict[str, Tensor]:

@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from prompts.bundle import load_bundle
 from prompts.cli import main
@@ -35,7 +37,7 @@ def perturbation(border: int = 3) -> Tensor:
 
 
 def m2pt_state() -> dict[str, Tensor]:
-    """By the names of METHODS: M²PT's LLaVA with a projector of two layers."""
+    """By the names of METHODS, but for a projector of two layers, as LLaVA-1.5 has."""
     generator = torch.Generator().manual_seed(2)
 
     def some(*shape: int) -> Tensor:
@@ -118,6 +120,33 @@ def test_m2pt_keeps_every_value(tmp_path: Path, base: Path, sharded: bool) -> No
     assert torch.equal(bundle.lm_head_weight, state["lm_head.weight"])
 
 
+@pytest.mark.parametrize("activation", ["gelu", "gelu_pytorch_tanh", "quick_gelu", "silu", "relu"])
+def test_the_released_projector_of_one_layer_maps_as_it_did(
+    tmp_path: Path, base: Path, activation: str
+) -> None:
+    """METHODS: `model.mm_projector.{weight,bias}`. transformers' LLaVA has two layers and an activation."""
+    generator = torch.Generator().manual_seed(3)
+    weight, bias = torch.randn(14, 6, generator=generator), torch.randn(14, generator=generator)
+    torch.save({"model.mm_projector.weight": weight, "model.mm_projector.bias": bias}, tmp_path / "m2pt.bin")
+    run("m2pt", tmp_path / "m2pt.bin", tmp_path / "task", "--base", base)
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(hidden_size=6, num_attention_heads=1),
+        text_config=LlamaConfig(hidden_size=14, num_attention_heads=1),
+        projector_hidden_act=activation,
+    )
+    projector = LlavaMultiModalProjector(config)
+    projector.load_state_dict(load_bundle(tmp_path / "task").projector_state())
+    states = 3 * torch.randn(5, 6, generator=generator)
+    with torch.no_grad():
+        torch.testing.assert_close(projector(states), states @ weight.T + bias, rtol=1e-5, atol=1e-5)
+
+
+def test_a_projector_of_one_layer_that_is_too_wide_is_refused(tmp_path: Path, base: Path) -> None:
+    torch.save({"model.mm_projector.weight": torch.ones(7, 4)}, tmp_path / "m2pt.bin")
+    with pytest.raises(InputError, match=r"d at least 2 d_v.*came \(7, 4\); .*--no-projector"):
+        run("m2pt", tmp_path / "m2pt.bin", tmp_path / "task", "--base", base)
+
+
 def test_parts_may_be_left_out(tmp_path: Path, base: Path) -> None:
     torch.save(m2pt_state(), tmp_path / "m2pt.bin")
     run("m2pt", tmp_path / "m2pt.bin", tmp_path / "task", "--base", base, "--no-projector", "--mode", "paper")
@@ -133,6 +162,7 @@ def test_parts_may_be_left_out(tmp_path: Path, base: Path) -> None:
         ({"model.prompts.1": None}, r"model\.prompts of every layer, came none of \[1\]; give all shards"),
         ({"model.prompts.1": torch.ones(1, 5, HIDDEN)}, r"\(1, P, d\) in every layer"),
         ({"model.mm_projector.weight": torch.ones(2, 2)}, r"came mm_projector\.weight; .*--no-projector"),
+        ({"model.mm_projector.4.bias": torch.ones(2)}, r"came mm_projector\.4\.bias; .*--no-projector"),
     ],
 )
 def test_what_does_not_fit_is_named(
