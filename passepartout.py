@@ -1,6 +1,6 @@
 """The command `passepartout`: finds a verb's function and hands it the rest of the line.
 
-    passepartout serve --model M --tasks DIR      passepartout task show|verify|preview|canary BUNDLE
+    passepartout serve --model M --tasks DIR      passepartout task show|verify|preview|canary|put BUNDLE
     passepartout train tvp|m2pt --config FILE     passepartout model build pico-llava
     passepartout evaluate --config FILE           passepartout demo
 
@@ -19,7 +19,7 @@ VERBS = {
     "serve": ("server.cli:main", "serve a model and its tasks over HTTP"),
     "train": ("training.cli:main_train", "train a task: tvp (a frame) or m2pt (deep prompts)"),
     "evaluate": ("training.cli:main_evaluate", "measure a model, with or without a task"),
-    "task": ("prompts.cli:main", "look at a saved task: show, verify, preview, canary"),
+    "task": ("prompts.cli:main", "look at a saved task, put it into a store, import and export"),
     "model": ("training.cli:main_model", "build or train an embedded model"),
     "demo": ("training.demo.command:main", "train, serve and compare on the embedded model"),
 }

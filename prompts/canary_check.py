@@ -85,7 +85,7 @@ def compare(canary: Canary, came: Sequence[FirstToken], *, text_length: int, dty
         _compare_one(f"{CANARY_FILE}: input {number}", one, said, canary.image, text_length, tolerance)
         for number, (one, said) in enumerate(asked, start=1)
     )
-    overall = math.sqrt(sum(one.difference**2 for one in reports) / len(reports))
+    overall = math.sqrt(sum(one.difference * one.difference for one in reports) / len(reports))
     faults = [found for one in reports for found in one.faults]
     if tolerance < overall < math.inf:
         faults.insert(0, _too_far(f"{CANARY_FILE}: all inputs", tolerance, overall))
@@ -120,9 +120,10 @@ def _difference(wanted: CanaryInput, came: Mapping[int, float]) -> float:
     squares = 0.0
     for token in wanted.tokens[:compared]:
         off = came[token] - known[token] if token in came else max(0.0, known[token] - came_least)
-        squares += off**2
+        squares += off * off  # `**` would raise where the square is no float any more
     for token in came.keys() - known.keys():
-        squares += max(0.0, came[token] - known_least) ** 2
+        over = max(0.0, came[token] - known_least)
+        squares += over * over
     return math.sqrt(squares / compared)
 
 

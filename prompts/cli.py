@@ -3,6 +3,7 @@
 passepartout task show BUNDLE [--json]
 passepartout task verify BUNDLE [--json]
 passepartout task preview BUNDLE [--picture FILE] [--out FILE]
+passepartout task put BUNDLE STORE [--name NAME]
 passepartout task verify BUNDLE --model M [--json] [any option of vLLM's engine]       (server/verify.py)
 passepartout task canary BUNDLE --model M [--picture FILE --question TEXT]  (training/canary_command.py)
 passepartout task import tvp|m2pt|peft …, passepartout task export peft …: see `prompts.cli_interchange`
@@ -16,15 +17,17 @@ from typing import Any
 from pydantic import BaseModel
 
 from prompts.bundle import Bundle, load_bundle
-from prompts.cli_interchange import add_export, add_import
+from prompts.cli_interchange import add_export, add_import, checked_name
 from prompts.errors import BundleError, InputError
 from prompts.faults import fault
 from prompts.frame import preview
 from prompts.picture import decode_picture
+from prompts.store import put_bundle
 
 __all__ = ["main"]
 
 _REFUSED = 2
+_PUT = "copy a bundle into a store, whole or not at all; it takes the place of the task of that name"
 _WITH_A_MODEL = """\
 with a model:
   verify BUNDLE --model M   start vLLM on M and ask it the bundle's canary
@@ -46,11 +49,11 @@ def main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="passepartout task",
-        description="Look at a saved task, import or export one.",
+        description="Look at a saved task, put it into a store, import or export one.",
         epilog=_WITH_A_MODEL,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    metavar = "show|verify|preview|import|export"
+    metavar = "show|verify|preview|put|import|export"
     verbs = parser.add_subparsers(title="commands", required=True, metavar=metavar)
     for name, run, meaning in (
         ("show", _show, "print what a bundle holds"),
@@ -65,6 +68,11 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("--out", type=Path, metavar="FILE", help="default: TASK-frame.png here")
         else:
             verb.add_argument("--json", action="store_true", help="print JSON")
+    put = verbs.add_parser("put", help=_PUT, description=f"{_PUT}.")
+    put.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
+    put.add_argument("store", type=Path, metavar="STORE", help="the folder of bundles that a server serves")
+    put.add_argument("--name", help="the task's name there (default: the bundle's own)")
+    put.set_defaults(run=_put)
     add_import(verbs, _say)
     add_export(verbs)
     return parser
@@ -102,6 +110,13 @@ def _preview(given: argparse.Namespace) -> int:
             fault("--out", expected="a file to write", came=came, cure="give another")
         ) from error
     print(out)
+    return 0
+
+
+def _put(given: argparse.Namespace) -> int:
+    bundle = load_bundle(given.bundle)
+    placed = put_bundle(given.store, bundle, checked_name(given.name or bundle.name))
+    print(f"{placed.path} {placed.digest}")
     return 0
 
 

@@ -18,7 +18,7 @@ from prompts.errors import InputError
 from prompts.faults import fault, shown
 from prompts.manifest import NAME_PATTERN, Usage
 
-__all__ = ["add_export", "add_import"]
+__all__ = ["add_export", "add_import", "checked_name"]
 
 _IMPORT = "make a bundle of a prompt that another tool saved; no code of a file is run"
 _EXPORT = "write a bundle in another tool's format"
@@ -112,7 +112,15 @@ def _export_peft(given: argparse.Namespace) -> int:
 
 
 def _name(given: argparse.Namespace) -> str:
-    name: str = given.name or given.bundle.resolve().name.lower()
+    return checked_name(given.name or given.bundle.resolve().name.lower())
+
+
+def checked_name(name: str) -> str:
+    """The same name, if a task may have it.
+
+    Raises:
+        InputError: it may not.
+    """
     if re.fullmatch(NAME_PATTERN, name):
         return name
     cure = "give one with --name"

@@ -16,16 +16,19 @@ from prompts.fingerprint import read_shapes
 __all__ = ["DecoderShape", "read_decoder_shape"]
 
 _EMBEDDING = "embed_tokens.weight"
+_POSITIONS = "embed_positions.weight"
 
 
 @dataclass(frozen=True)
 class DecoderShape:
     """`layers` layers of width `hidden`; `kv_width`: of a layer's keys (heads × their width), or None where
-    the checkpoint does not hold them as a matrix of their own."""
+    the checkpoint does not hold them as a matrix of their own; `adds_positions`: whether it adds a learned
+    vector of its place to each input embedding, as OPT does."""
 
     layers: int
     hidden: int
     kv_width: int | None
+    adds_positions: bool = False
 
 
 def read_decoder_shape(folder: Path) -> DecoderShape:
@@ -47,7 +50,8 @@ def read_decoder_shape(folder: Path) -> DecoderShape:
     ((head, layers),) = found.items()
     keys = shapes.get(f"{head}layers.0.self_attn.k_proj.weight")
     hidden = shapes[head + _EMBEDDING][-1]
-    return DecoderShape(layers, hidden, keys[0] if keys and keys[-1] == hidden else None)
+    kv_width = keys[0] if keys and keys[-1] == hidden else None
+    return DecoderShape(layers, hidden, kv_width, f"{head}{_POSITIONS}" in shapes)
 
 
 def _count_layers(shapes: Mapping[str, tuple[int, ...]], head: str) -> int:

@@ -17,7 +17,7 @@ from prompts.faults import fault
 from prompts.manifest import BaseModelRef
 from prompts.tensorfile import TensorEntry, TensorFileError, read_bytes, read_header
 
-__all__ = ["base_model_ref", "fingerprint_model", "read_shapes"]
+__all__ = ["base_model_ref", "fingerprint_model", "read_dtypes", "read_shapes"]
 
 _SAMPLE_BYTES = 64
 _MAX_HEADER_BYTES = 100_000_000
@@ -76,6 +76,19 @@ def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         with _opened(path) as (_, entries):
             shapes |= {name: entry.shape for name, entry in entries.items()}
     return shapes
+
+
+def read_dtypes(folder: Path) -> set[str]:
+    """Return the dtypes of a checkpoint's tensors by safetensors' names (`BF16`, `F32`, …), from its headers.
+
+    Raises:
+        BaseModelError: see `fingerprint_model`.
+    """
+    dtypes: set[str] = set()
+    for path in _weight_files(Path(folder)):
+        with _opened(path) as (_, entries):
+            dtypes |= {entry.dtype for entry in entries.values()}
+    return dtypes
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -8,6 +8,7 @@ activation f between them. All of f that LLaVA uses are x · s(x) with s(x) + s(
 and two layers can be the one exactly: W x = [W, −W] f([x, −x]).
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -37,6 +38,10 @@ _PROJECTOR_NAME = re.compile(r"(?:.*\.)?mm_projector\.(.+)")
 _LM_HEAD_NAME = re.compile(r"(?:.*\.)?lm_head\.weight")
 _LAYERS_OF_PROJECTOR = {"0": "linear_1", "2": "linear_2"}
 """LLaVA's own names (an activation is number 1) -> those of transformers' LLaVA."""
+
+
+_SPLITTABLE = {"gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish"}
+"""Activations f with f(x) − f(−x) = x."""
 
 
 def import_tvp(source: Path, out: Path, *, name: str, inner: int = 164) -> Bundle:
@@ -90,11 +95,12 @@ def import_m2pt(
         BaseModelError: `base` holds no checkpoint.
     """
     state = _read_all(source)
+    activation = _projector_activation(base)
     tensors = {
         TEXT: _stacked(source, "model.prompts", _numbered(state, _TEXT_NAME)),
         VISION: _stacked(source, "vision_model.encoder.prompts", _numbered(state, _VISION_NAME)),
         LM_HEAD: _first(state, _LM_HEAD_NAME) if lm_head else None,
-        **(_projector(source, state) if projector else {}),
+        **(_projector(source, state, activation) if projector else {}),
     }
     held = {name: storable(tensor) for name, tensor in tensors.items() if tensor is not None}
     if not held:
@@ -137,6 +143,15 @@ def _first(state: Mapping[str, Tensor], pattern: re.Pattern[str]) -> Tensor | No
     return next((tensor for name, tensor in state.items() if pattern.fullmatch(name)), None)
 
 
+def _projector_activation(base: Path) -> str:
+    """What stands between the two layers of the base model's projector, by transformers' name."""
+    try:
+        config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        config = {}  # said by `base_model_ref`
+    return str(config.get("projector_hidden_act", "gelu")) if isinstance(config, dict) else "gelu"
+
+
 def _stacked(source: Path, what: str, by_layer: Mapping[int, Tensor]) -> Tensor | None:
     """(L, P, d) of a (1, P, d) per layer; None where there is none."""
     if not by_layer:
@@ -152,13 +167,16 @@ def _stacked(source: Path, what: str, by_layer: Mapping[int, Tensor]) -> Tensor 
     return torch.cat([by_layer[layer] for layer in sorted(by_layer)])
 
 
-def _projector(source: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _projector(source: Path, state: Mapping[str, Tensor], activation: str) -> dict[str, Tensor]:
     found = {}
     for name, tensor in state.items():
         match = _PROJECTOR_NAME.fullmatch(name)
         if match:
             found[match[1]] = tensor
     if "weight" in found and found.keys() <= {"weight", "bias"}:
+        if activation not in _SPLITTABLE:
+            expected = f"a base model with projector_hidden_act one of {', '.join(sorted(_SPLITTABLE))}"
+            raise refused(source, expected, activation, "leave it out with --no-projector")
         return _as_two_layers(source, found["weight"], found.get("bias"))
     renamed = {}
     for inner, tensor in found.items():
@@ -172,11 +190,11 @@ def _projector(source: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _as_two_layers(source: Path, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
     """The two layers, d_v -> d -> d, that are the one of `weight` (d, d_v) exactly."""
-    width = 2 * weight.shape[-1]
-    if weight.ndim != 2 or weight.shape[0] < width:
+    if weight.ndim != 2 or weight.shape[0] < 2 * weight.shape[1]:
         expected = "mm_projector.weight (d, d_v) with d at least 2 d_v, to be put into LLaVA's two layers"
         raise refused(source, expected, str(tuple(weight.shape)), "leave it out with --no-projector")
     hidden, inner = weight.shape
+    width = 2 * inner
     both_signs = weight.new_zeros(hidden, inner)
     both_signs[:inner], both_signs[inner:width] = torch.eye(inner), -torch.eye(inner)
     difference = weight.new_zeros(hidden, hidden)
@@ -203,11 +221,25 @@ def _read_all(source: Path) -> dict[str, Tensor]:
         read = read_weights(file)
         if isinstance(read, Tensor):
             raise refused(file, "tensors by name", "one without a name", "give M²PT's saved weights")
-        state |= {name: tensor for name, tensor in read.items() if _is_ours(name)}
+        ours = {name: tensor for name, tensor in read.items() if _place(name)}  # the rest is let go of
+        _require_new(file, state, ours)
+        state |= ours
     return state
 
 
-def _is_ours(name: str) -> bool:
-    """The rest of a large model's weights is let go of, file by file."""
-    patterns = (_TEXT_NAME, _VISION_NAME, _PROJECTOR_NAME, _LM_HEAD_NAME)
-    return any(pattern.fullmatch(name) for pattern in patterns)
+def _require_new(file: Path, state: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> None:
+    """Two files of different trainings in one folder must not become one prompt."""
+    places = [_place(name) for name in (*state, *ours)]
+    twice = sorted({name for name in ours if places.count(_place(name)) > 1})
+    if twice:
+        cure = "leave one training's files in the folder"
+        raise refused(file, "each tensor once, in all files together", f"{shown(twice[:3])} twice", cure)
+
+
+def _place(name: str) -> tuple[str, ...] | None:
+    """What a tensor is, whatever wrappers stand before its name; None: nothing of M²PT's."""
+    for pattern in (_TEXT_NAME, _VISION_NAME, _PROJECTOR_NAME, _LM_HEAD_NAME):
+        match = pattern.fullmatch(name)
+        if match:
+            return (pattern.pattern, *match.groups())
+    return None

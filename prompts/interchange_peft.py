@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -23,7 +24,7 @@ from prompts.bundle import Bundle, save_bundle
 from prompts.contents import PREFIX_KEYS, PREFIX_VALUES, TEXT
 from prompts.decoder import DecoderShape, read_decoder_shape
 from prompts.errors import InputError
-from prompts.faults import fault, shown
+from prompts.faults import fault, shown, validation_faults
 from prompts.fingerprint import base_model_ref
 from prompts.manifest import Manifest, PrefixSpec, Provenance, TextSpec
 from prompts.weights import read_weights, refused, storable
@@ -37,8 +38,13 @@ CONFIG_FILE, TENSORS_FILE, PICKLE_FILE = (
 )
 EMBEDDINGS = "prompt_embeddings"
 KINDS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
+_WITH_POSITIONS = {"Blip2ForConditionalGeneration", "OPTForCausalLM"}
 TASK_TYPE = "CAUSAL_LM"
 _OTHER_CURE = "train a prompt instead, or merge the adapter into its model with PEFT's merge_and_unload"
+_NO_POSITIONS = (
+    "PEFT's prompts get this base model's position embeddings added, learned prompts here do not: train a "
+    "prefix, or another base model"
+)
 _CURES = {"LORA": "vLLM serves LoRA itself: passepartout serve --enable-lora --lora-modules NAME=FOLDER"}
 
 
@@ -53,18 +59,22 @@ def import_peft(source: Path, out: Path, *, name: str, base: Path) -> Bundle:
     config = _read_config(source)
     prompts, decoder = _read_prompts(source), read_decoder_shape(base)
     _check(source, _misfits(config, prompts, decoder))
-    spec, tensors = _split(config, storable(prompts), decoder)
-    manifest = Manifest(
-        name=name,
-        version="1",
-        description=f"A PEFT {config['peft_type']} adapter, imported",
-        base_model=base_model_ref(base),
-        text=spec if isinstance(spec, TextSpec) else None,
-        prefix=spec if isinstance(spec, PrefixSpec) else None,
-        provenance=Provenance(
-            method=config["peft_type"].lower(), data={"imported_from": source.resolve().name}, config=config
-        ),
-    )
+    kind = config["peft_type"]
+    try:
+        spec, tensors = _split(config, storable(prompts), decoder)
+        manifest = Manifest(
+            name=name,
+            version="1",
+            description=f"A PEFT {kind} adapter, imported",
+            base_model=base_model_ref(base),
+            text=spec if isinstance(spec, TextSpec) else None,
+            prefix=spec if isinstance(spec, PrefixSpec) else None,
+            provenance=Provenance(
+                method=kind.lower(), data={"imported_from": source.resolve().name}, config=config
+            ),
+        )
+    except ValidationError as error:
+        raise InputError(f"{source.resolve().name}: {'; '.join(validation_faults(error))}") from error
     return save_bundle(out, manifest, tensors)
 
 
@@ -152,6 +162,8 @@ def _misfits(config: dict[str, Any], prompts: Tensor, decoder: DecoderShape) -> 
             faults.append(_misfit("token_dim", f"{decoder.kv_width} (the base model's keys)", str(width)))
         shape, said = (config["num_virtual_tokens"], decoder.layers * 2 * width), "layers x 2 x token_dim"
     else:
+        if decoder.adds_positions:
+            faults.append(fault("peft_type", expected=KINDS[2], came=config["peft_type"], cure=_NO_POSITIONS))
         shape, said = (config["num_virtual_tokens"], decoder.hidden), "the base model's width"
     if tuple(prompts.shape) != shape:
         expected = f"shape {shape} (num_virtual_tokens, {said})"
@@ -197,6 +209,8 @@ def _joined(bundle: Bundle) -> tuple[dict[str, Any], Tensor]:
         "num_transformer_submodules": 1,
         "task_type": TASK_TYPE,
     }
+    if base is not None and base.architecture in _WITH_POSITIONS:
+        others.append(f"prompts for {base.architecture}, whose inputs get position embeddings added")
     if text is not None and text.layer_indices == (0,) and not others:
         assert bundle.text_prompts is not None
         config |= {"peft_type": KINDS[0], "token_dim": text.hidden}

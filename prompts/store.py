@@ -8,13 +8,21 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prompts.bundle import Bundle, load_bundle
+from prompts.bundle import Bundle, load_bundle, save_bundle
 from prompts.bundle_files import link_leaves, read_manifest
 from prompts.errors import BundleError, StoreError
 from prompts.faults import fault
 from prompts.manifest import Manifest
 
-__all__ = ["StoreReader", "StoreScan", "entry_name", "read_manifests", "scan_store"]
+__all__ = [
+    "StoreReader",
+    "StoreScan",
+    "entry_name",
+    "find_bundle",
+    "put_bundle",
+    "read_manifests",
+    "scan_store",
+]
 
 _NO_BUNDLES = {"lost+found"}  # a fresh volume's own folder
 
@@ -95,6 +103,48 @@ def read_manifests(folder: Path) -> list[Manifest]:
     """
     found = [read_manifest(path) for path in _bundle_folders(folder) if not link_leaves(path, folder)]
     return [manifest for manifest in found if manifest is not None]
+
+
+def find_bundle(folder: Path, name: str) -> Bundle:
+    """The bundle of the store whose task has that name.
+
+    Raises:
+        StoreError: the folder is missing or cannot be read, or not one bundle of it has that name.
+        BundleError: the bundle is faulty.
+    """
+    named = _folders_by_name(folder)
+    if len(named.get(name, [])) == 1:
+        return load_bundle(named[name][0])
+    came = f"two of {name}" if name in named else f"{name}; there are: {', '.join(sorted(named)) or 'none'}"
+    raise StoreError(fault("name", expected=f"one task of {folder}", came=came, cure="correct the name"))
+
+
+def put_bundle(folder: Path, bundle: Bundle, name: str) -> Bundle:
+    """Copies a bundle into the store under that task name, in the place of the one that has it.
+
+    A server that follows the store never sees it half written.
+
+    Raises:
+        StoreError: the store cannot be read, or two of its bundles have that name.
+        BundleError: the place is taken by something else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    places = _folders_by_name(folder).get(name) or [folder / name]
+    if len(places) > 1:
+        came, cure = ", ".join(one.name for one in places), "remove one of them"
+        raise StoreError(fault(name, expected="one folder with that name", came=came, cure=cure))
+    manifest = bundle.manifest.model_copy(update={"name": name})
+    return save_bundle(places[0], manifest, bundle.tensors, bundle.canary)
+
+
+def _folders_by_name(folder: Path) -> dict[str, list[Path]]:
+    """Task name -> folders whose manifest has it; those without a readable one are passed over."""
+    found: dict[str, list[Path]] = {}
+    for path in _bundle_folders(folder):
+        manifest = None if link_leaves(path, folder) else read_manifest(path)
+        if manifest is not None:
+            found.setdefault(manifest.name, []).append(path)
+    return found
 
 
 def entry_name(path: Path) -> str:

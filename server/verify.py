@@ -1,5 +1,6 @@
 """`passepartout task verify BUNDLE --model M [any option of vLLM's engine]`: asks a model a bundle's canary.
 
+`passepartout task verify NAME --tasks DIR --model M …`: the same of a task of a store.
 Starts vLLM on the model, without a server, and prints for each input how far its first token is from what
 the trainer saw. The exit status is 1 where the engine does not serve the task as it was trained.
 """
@@ -19,6 +20,7 @@ from prompts.canary_check import CanaryReport
 from prompts.errors import ConfigError
 from prompts.faults import fault
 from prompts.fingerprint import base_model_ref
+from prompts.store import find_bundle
 from server.capacity import plan_capacity
 from server.config import has_cache_size, quiet_offline
 from server.engine.facts import Capacity, Room
@@ -34,11 +36,12 @@ def main(argv: list[str]) -> int:
 
     Raises:
         BundleError: the bundle is faulty, or does not fit the engine.
+        StoreError: the store has no such task.
         BaseModelMismatchError: the bundle was trained in another model.
         ConfigError: the bundle has no canary, or one made in another model.
     """
     given, options = _parser().parse_known_args(argv)
-    bundle = load_bundle(given.bundle)
+    bundle = find_bundle(given.tasks, given.bundle) if given.tasks else load_bundle(Path(given.bundle))
     canary = _canary_for(bundle, given.model)
     _say(f"starting vLLM on {given.model} (a minute or so) …")
     quiet_offline()
@@ -56,7 +59,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Other options go to vLLM's engine: --dtype, --enforce-eager, --max-model-len, …",
         allow_abbrev=False,
     )
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
+    parser.add_argument("bundle", metavar="BUNDLE", help="the bundle's folder; with --tasks the task's name")
+    parser.add_argument("--tasks", type=Path, metavar="DIR", help="a store, the folder of bundles")
     parser.add_argument("--model", type=Path, required=True, metavar="M", help="folder of the base model")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser

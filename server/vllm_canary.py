@@ -66,6 +66,8 @@ class ServerAsker:
             try:
                 request = ChatCompletionRequest(messages=messages, max_completion_tokens=1)
                 rendered = await self._renderer.render_chat(request)
+            except TimeoutError as error:  # vLLM's own limit on reading a prompt
+                raise EngineError(f"canary: input {number} is not read in time: {error}") from error
             except ValueError as error:  # also vLLM's own, of what a client asks
                 raise _refused(handle.name, number, str(error)) from error
         if not isinstance(rendered, tuple):
@@ -129,8 +131,8 @@ def _why_unable(config: Any) -> str | None:
         return f"the server gives {model.logprobs_mode} for logprobs (--logprobs-mode)"
     if model.quantization is not None:
         return f"the engine quantises the model ({model.quantization}), which moves logprobs by itself"
-    if cache.startswith("fp8") or cache.startswith("int8"):
-        return f"the engine quantises keys and values ({cache}), which moves logprobs by itself"
+    if cache not in ("auto", _dtype_of(config)):
+        return f"the engine keeps keys and values in another dtype ({cache}), which moves logprobs by itself"
     return None
 
 

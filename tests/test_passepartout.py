@@ -3,11 +3,13 @@
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
 import passepartout
 from prompts.errors import PassepartoutError
+from tests.prompts.sample import save_frame
 
 
 @pytest.fixture
@@ -100,3 +102,15 @@ def test_the_help_of_task_names_them(capsys: pytest.CaptureFixture[str]) -> None
         passepartout.main(["task", "--help"])
     shown = capsys.readouterr().out
     assert all(f"{command} BUNDLE --model M" in shown for command in passepartout.TASK_COMMANDS)
+
+
+def test_verify_finds_a_task_of_a_store_by_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_frame(tmp_path / "tasks" / "folder", "lines")
+    asked = ["task", "verify", "lines", "--tasks", str(tmp_path / "tasks"), "--model", str(tmp_path)]
+    assert passepartout.main(asked) == 2
+    assert "lines: expected a canary, came a bundle without" in capsys.readouterr().err
+    asked[2] = "folder"
+    assert passepartout.main(asked) == 2
+    assert "came folder; there are: lines" in capsys.readouterr().err

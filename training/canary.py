@@ -6,6 +6,7 @@ Pictures are shrunk to the tower's size and kept as PNG; the pass is made with t
 import base64
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -16,16 +17,18 @@ from prompts.bundle import Bundle
 from prompts.canary import MAX_INPUTS, Canary, CanaryInput, Dtype, ImageRows
 from prompts.errors import ConfigError
 from prompts.faults import fault
-from prompts.fingerprint import base_model_ref
+from prompts.fingerprint import base_model_ref, read_dtypes
 from training.backbone import DTYPES, NO_PROMPTS, DeepPrompts, LlavaBackbone
 from training.data import Example, ExampleSource
 from training.decoding import first_log_probs
 from training.evaluate import picture_features
 
-__all__ = ["TOKENS_KEPT", "canary_examples", "make_canary"]
+__all__ = ["TOKENS_KEPT", "canary_examples", "in_float32", "make_canary"]
 
 TOKENS_KEPT = 32
 """First tokens that are written down of each input."""
+
+_STORED_AS: dict[Dtype, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
 def make_canary(backbone: LlavaBackbone, bundle: Bundle, examples: Sequence[Example], model: Path) -> Canary:
@@ -50,6 +53,36 @@ def make_canary(backbone: LlavaBackbone, bundle: Bundle, examples: Sequence[Exam
         image=ImageRows(token=backbone.chat.image_token_id, rows=rows) if has_pictures else None,
         inputs=inputs,
     )
+
+
+@contextmanager
+def in_float32(backbone: LlavaBackbone, model: Path) -> Iterator[None]:
+    """While open the backbone, loaded from the folder `model`, computes in float32 if it can.
+
+    A canary made so tells an engine's faults from its rounding best. It can where the checkpoint's weights
+    are what the backbone holds (not rounded when they were loaded) and where its device has the memory.
+    The weights are the same before and after.
+
+    Raises:
+        BaseModelError: `model` is no checkpoint.
+    """
+    own = backbone.dtype
+    if read_dtypes(model) <= {_STORED_AS[_dtype_name(backbone)]}:
+        with suppress(torch.OutOfMemoryError):
+            _cast(backbone, torch.float32)
+        if any(weight.dtype != torch.float32 for weight in backbone.model.parameters()):
+            _cast(backbone, own)
+    try:
+        yield
+    finally:
+        _cast(backbone, own)
+
+
+def _cast(backbone: LlavaBackbone, dtype: torch.dtype) -> None:
+    """Parameters alone: a model's buffers (rotary frequencies) are float32 whatever its dtype."""
+    for weight in backbone.model.parameters():
+        weight.data = weight.data.to(dtype)
+    backbone.dtype = dtype
 
 
 def canary_examples(source: ExampleSource, count: int, *, with_picture: bool) -> list[Example]:

@@ -8,7 +8,7 @@ from prompts.bundle import Bundle, compute_digest, save_bundle
 from prompts.canary import Canary
 from prompts.manifest import Manifest
 from training.backbone import LlavaBackbone
-from training.canary import canary_examples, make_canary
+from training.canary import canary_examples, in_float32, make_canary
 from training.config import TrainConfig
 from training.measure import validation_metrics
 from training.preflight import Inputs
@@ -49,4 +49,7 @@ def _canary(config: TrainConfig, backbone: LlavaBackbone, trained: Bundle, input
     source = inputs.validation or inputs.data
     needs_picture = trained.manifest.text is None
     examples = canary_examples(source, config.canary, with_picture=needs_picture)
-    return make_canary(backbone, trained, examples, config.model) if examples else None
+    if not examples:
+        return None
+    with in_float32(backbone, config.model):
+        return make_canary(backbone, trained, examples, config.model)

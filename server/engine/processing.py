@@ -46,6 +46,7 @@ from server.engine.items import (
     make_rows,
     make_ticket,
 )
+from server.engine.placeholder import choose_placeholder
 
 __all__ = [
     "FRAME_OBSERVERS",
@@ -211,25 +212,15 @@ class PromptProcessorMixin(BaseMultiModalProcessor):
 
     @cached_property
     def _placeholder_id(self) -> int:
-        """A token that means nothing where it stands: never one that ends an answer, never a picture's."""
-        tokenizer = self.info.get_tokenizer()
         config = self.info.get_hf_config()
-        text = getattr(config, "text_config", config)
-        ends = {tokenizer.eos_token_id, *_as_list(getattr(text, "eos_token_id", None))}
-        ends |= set(_as_list(getattr(config, "eos_token_id", None)))
-        ends |= set(_as_list(self.info.ctx.model_config.try_get_generation_config().get("eos_token_id")))
-        taken = ends | {getattr(config, "image_token_index", None), getattr(config, "image_token_id", None)}
-        wanted = [getattr(tokenizer, name, None) for name in ("bos_token_id", "pad_token_id", "unk_token_id")]
-        return next(token for token in (*wanted, *range(len(taken) + 1)) if token not in (None, *taken))
+        generation = self.info.ctx.model_config.try_get_generation_config()
+        configs = (config, getattr(config, "text_config", config))
+        return choose_placeholder(self.info.get_tokenizer(), configs, generation)
 
 
 def _digest(stock_hash: str) -> str:
     """Any hash, a client's uuid among them, as hex of one length."""
     return hashlib.sha256(stock_hash.encode()).hexdigest()
-
-
-def _as_list(value: Any) -> list[int]:
-    return [] if value is None else value if isinstance(value, list) else [value]
 
 
 def _check_pictures(processor_data: Mapping[str, Any], handle: TaskHandle) -> None:

@@ -80,6 +80,10 @@ FAULTS: dict[str, tuple[Edit, str]] = {
         lambda raw: raw["inputs"][0]["logprobs"].__setitem__(0, 0.5),
         "inputs.0.logprobs.0: expected less",
     ),
+    "far below": (
+        lambda raw: raw["inputs"][0]["logprobs"].__setitem__(-1, -1e200),
+        "inputs.0.logprobs.3: expected greater",
+    ),
     "lengths": (lambda raw: raw["inputs"][0]["logprobs"].pop(), "came 3 for 4 tokens"),
     "twice": (lambda raw: raw["inputs"][0].update(tokens=[11, 11, 13, 14]), "came a token twice"),
     "rising": (lambda raw: raw["inputs"][0]["logprobs"].reverse(), "came a better token after a worse one"),

@@ -81,7 +81,7 @@ def test_an_engine_may_list_fewer_tokens(canary: Canary) -> None:
     assert report(canary, fewer).difference == 0.0
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1e200])
 def test_what_is_no_number_is_never_found_again(canary: Canary, value: float) -> None:
     found = report(canary, {**SAME, TOKENS[2]: value}, dtype="bfloat16")
     assert found.difference == math.inf

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from passepartout import main
+from prompts.errors import StoreError
 from prompts.manifest import Provenance
+from prompts.store import find_bundle, scan_store
 from tests.prompts.sample import edit_json, save_frame, save_whole
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,6 +82,34 @@ def test_verify_lists_every_fault(whole: Path, capsys: pytest.CaptureFixture[str
     told = json.loads(capsys.readouterr().out)
     assert told["ok"] is False
     assert len(told["faults"]) == 2
+
+
+def test_put_makes_a_task_of_the_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = save_frame(tmp_path / "a", "lines", scale=1), save_frame(tmp_path / "b", "lines", scale=2)
+    store = tmp_path / "tasks"
+    assert main(["task", "put", str(tmp_path / "a"), str(store), "--name", "birds"]) == 0
+    assert capsys.readouterr().out == f"{store / 'birds'} {first.digest}\n"
+    assert scan_store(store).bundles["birds"].digest == first.digest
+    (store / "birds").rename(store / "older-folder")
+    assert main(["task", "put", str(tmp_path / "b"), str(store), "--name", "birds"]) == 0
+    scan = scan_store(store)
+    assert ({name: one.digest for name, one in scan.bundles.items()}, scan.faults) == (
+        {"birds": second.digest},
+        {},
+    )
+    assert find_bundle(store, "birds").digest == second.digest
+    assert main(["task", "put", str(tmp_path / "b"), str(store), "--name", "../out"]) == 2
+
+
+def test_put_guesses_at_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("one", "two"):
+        save_frame(tmp_path / "tasks" / folder, "lines")
+    save_frame(tmp_path / "new", "lines")
+    assert main(["task", "put", str(tmp_path / "new"), str(tmp_path / "tasks")]) == 2
+    assert "expected one folder with that name, came one, two" in capsys.readouterr().err
+    for name, came in (("lines", "two of lines"), ("line", "line; there are: lines")):
+        with pytest.raises(StoreError, match=came):
+            find_bundle(tmp_path / "tasks", name)
 
 
 def test_preview_writes_a_png(

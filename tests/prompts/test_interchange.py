@@ -147,6 +147,25 @@ def test_a_projector_of_one_layer_that_is_too_wide_is_refused(tmp_path: Path, ba
         run("m2pt", tmp_path / "m2pt.bin", tmp_path / "task", "--base", base)
 
 
+def test_a_projector_of_one_layer_needs_an_activation_it_can_be_split_by(tmp_path: Path, base: Path) -> None:
+    (base / "config.json").write_text(
+        '{"architectures": ["LlavaForConditionalGeneration"], "projector_hidden_act": "tanh"}'
+    )
+    torch.save({"model.mm_projector.weight": torch.ones(9, 4)}, tmp_path / "m2pt.bin")
+    with pytest.raises(InputError, match=r"projector_hidden_act one of gelu, .*came tanh; .*--no-projector"):
+        run("m2pt", tmp_path / "m2pt.bin", tmp_path / "task", "--base", base)
+
+
+@pytest.mark.parametrize("second", ["model.prompts.1", "base_model.model.model.prompts.1"])
+def test_two_trainings_in_one_folder_are_refused(tmp_path: Path, base: Path, second: str) -> None:
+    source = tmp_path / "m2pt"
+    source.mkdir()
+    save_file(m2pt_state(), source / "model.safetensors")
+    torch.save({second: torch.ones(1, LENGTH, HIDDEN)}, source / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"each tensor once, .*prompts\.1'\] twice; leave one"):
+        run("m2pt", source, tmp_path / "task", "--base", base)
+
+
 def test_parts_may_be_left_out(tmp_path: Path, base: Path) -> None:
     torch.save(m2pt_state(), tmp_path / "m2pt.bin")
     run("m2pt", tmp_path / "m2pt.bin", tmp_path / "task", "--base", base, "--no-projector", "--mode", "paper")

@@ -17,7 +17,7 @@ from peft import (
 )
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 from passepartout import main
 from prompts.bundle import Bundle, load_bundle, save_bundle
@@ -235,6 +235,41 @@ def test_an_adapter_of_another_model_is_refused(
     save_adapter(tmp_path / "adapter", CONFIGS[kind](), **changes)
     with pytest.raises(InputError, match=said):
         import_peft(tmp_path / "adapter", tmp_path / "task", name="task", base=base)
+
+
+def test_a_base_that_adds_position_embeddings_takes_prefixes_alone(tmp_path: Path) -> None:
+    """OPT adds them to PEFT's prompts too; ours stand in the model as they are."""
+    config = OPTConfig(
+        vocab_size=32,
+        hidden_size=HIDDEN,
+        word_embed_proj_dim=HIDDEN,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        ffn_dim=24,
+        max_position_embeddings=64,
+    )
+    model = OPTForCausalLM(config)
+    model.save_pretrained(tmp_path / "opt")
+    for kind, is_taken in (("prompt", False), ("prefix", True)):
+        get_peft_model(OPTForCausalLM(config), CONFIGS[kind]()).save_pretrained(tmp_path / kind)
+        arguments = ["task", "import", "peft", str(tmp_path / kind), str(tmp_path / f"of-{kind}")]
+        assert main([*arguments, "--base", str(tmp_path / "opt")]) == (0 if is_taken else 2)
+        assert (tmp_path / f"of-{kind}").exists() == is_taken
+
+
+@pytest.mark.parametrize(("length", "extra"), [(5000, {}), (LENGTH, {"note": float("nan")})])
+def test_what_no_bundle_can_hold_is_named(
+    tmp_path: Path, base: Path, length: int, extra: dict[str, float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "adapter"
+    save_adapter(folder, CONFIGS["prompt"]())
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | extra | {"num_virtual_tokens": length}))
+    save_file({"prompt_embeddings": torch.ones(length, HIDDEN)}, folder / "adapter_model.safetensors")
+    assert main(["task", "import", "peft", str(folder), str(tmp_path / "task"), "--base", str(base)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: adapter: ")
+    assert ("length" if length > LENGTH else "config") in said
 
 
 def test_trained_modules_beside_the_prompt_are_refused(tmp_path: Path, base: Path) -> None:

@@ -283,7 +283,8 @@ def test_verify_prints_each_input_and_the_verdict(tmp_path: Path) -> None:
         ({"max_logprobs": 0}, "--max-logprobs 0"),
         ({"logprobs_mode": "raw_logits"}, "raw_logits"),
         ({"quantization": "fp8"}, "quantises the model (fp8)"),
-        ({"cache_dtype": "fp8_e4m3"}, "quantises keys and values (fp8_e4m3)"),
+        ({"cache_dtype": "fp8_e4m3"}, "keeps keys and values in another dtype (fp8_e4m3)"),
+        ({"cache_dtype": "nvfp4"}, "keeps keys and values in another dtype (nvfp4)"),
     ],
 )
 def test_what_makes_an_engine_incomparable(changes: dict[str, Any], said: str | None) -> None:

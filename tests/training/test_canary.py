@@ -3,11 +3,14 @@
 import base64
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from passepartout import main
 from prompts.bundle import Bundle, load_bundle
@@ -20,7 +23,7 @@ from tests.engine.tiny_tasks import make_task
 from tests.training.conftest import random_picture
 from tests.training.jobs import QUESTION, m2pt_job, tvp_job
 from training.backbone import LlavaBackbone
-from training.canary import TOKENS_KEPT, canary_examples, make_canary
+from training.canary import TOKENS_KEPT, canary_examples, in_float32, make_canary
 from training.canary_command import main as command
 from training.data import Example, ImageFolderData, make_source
 from training.m2pt import train_m2pt
@@ -70,6 +73,30 @@ def test_it_names_bundle_model_and_rows(tiny: LlavaBackbone, tiny_folder: Path, 
     assert canary.image is not None
     assert canary.image.rows == PATCHES + 2
     assert [one.picture is None for one in canary.inputs] == [False, True]
+
+
+def test_a_trainer_in_bfloat16_makes_it_in_float32_where_that_is_exact(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Weights that were rounded when they were loaded are another model: then it stays in bfloat16."""
+    stored = tmp_path / "bfloat16"
+    shutil.copytree(tiny_folder, stored)
+    for file in stored.glob("*.safetensors"):
+        save_file({name: one.bfloat16() for name, one in load_file(file).items()}, file, {"format": "pt"})
+    bundle = make_task(tmp_path, "both", stored, seed=3, text=3, vision=2)
+    examples = [Example(random_picture(1, (90, 70)), QUESTION, "")]
+    rounded = LlavaBackbone.load(stored, dtype="bfloat16", device="cpu")
+    before = {name: one.clone() for name, one in rounded.model.state_dict().items()}
+    with in_float32(rounded, stored):
+        canary = make_canary(rounded, bundle, examples, stored)
+    exact = LlavaBackbone.load(stored, dtype="float32", device="cpu")
+    assert canary == make_canary(exact, bundle, examples, stored)
+    after = rounded.model.state_dict()
+    assert all(
+        after[name].dtype == one.dtype and torch.equal(after[name], one) for name, one in before.items()
+    )
+    with in_float32(rounded, tiny_folder):
+        assert make_canary(rounded, bundle, examples, stored).dtype == "bfloat16"
 
 
 def test_a_frame_needs_a_picture_and_nothing_makes_no_canary(
