@@ -124,8 +124,12 @@ def _check_preprocessing(body: Body) -> None:
 
 
 def _check_features(body: Body) -> None:
-    """`/inference/v1/generate` takes items past the renderer: none may lie in our part of the caches."""
+    """`/inference/v1/generate` takes items past the renderer: none may be made by the client, or lie in our
+    part of the caches."""
     features = body.get("features")
+    if isinstance(features, dict) and features.get("kwargs_data"):
+        field, cure = "features.kwargs_data", "send the picture itself, to a route that takes pictures"
+        raise InputError(fault(field, expected="null", came="tensors, which no client may send", cure=cure))
     given = features.get("mm_hashes") if isinstance(features, dict) else None
     for modality, hashes in given.items() if isinstance(given, dict) else ():
         listed = hashes if isinstance(hashes, list) else [hashes]

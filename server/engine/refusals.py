@@ -21,7 +21,7 @@ _DRAFTERS_WITHOUT_A_MODEL = {"ngram", "ngram_gpu", "suffix"}
 
 
 def check_config(vllm_config: Any) -> None:
-    """Refuses options under which a prompt would be dropped or misplaced.
+    """Refuses options under which a prompt would be dropped or misplaced, or tensors come from clients.
 
     Raises:
         ConfigError: with every such option.
@@ -41,6 +41,7 @@ def check_config(vllm_config: Any) -> None:
         "enable_elastic_ep": getattr(parallel, "enable_elastic_ep", False),
         "mm_encoder_only": multimodal is not None and multimodal.mm_encoder_only,
         "language_model_only": multimodal is not None and multimodal.language_model_only,
+        "enable_mm_embeds": multimodal is not None and multimodal.enable_mm_embeds,
         "video_pruning_rate": multimodal is not None and multimodal.is_multimodal_pruning_enabled(),
         f"limit_mm_per_prompt.{MODALITY}": multimodal is not None
         and multimodal.get_limit_per_prompt(MODALITY) == 0,

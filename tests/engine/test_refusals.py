@@ -36,6 +36,8 @@ def test_an_ordinary_config_passes(tiny_model: Path) -> None:
         ("mm_encoder_only", "model_config.multimodal_config", "mm_encoder_only", True),
         ("video_pruning_rate", "model_config.multimodal_config", "video_pruning_rate", 0.5),
         ("language_model_only", "model_config.multimodal_config", "language_model_only", True),
+        ("enable_mm_embeds", "model_config.multimodal_config", "enable_mm_embeds", True),
+        ("enable_sleep_mode", "model_config", "enable_sleep_mode", True),
     ],
 )
 def test_what_would_drop_a_prompt_is_refused(

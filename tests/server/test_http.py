@@ -189,6 +189,16 @@ def test_items_under_our_hashes_are_refused_where_items_are_taken(
     assert own.status_code == 200
 
 
+def test_tensors_of_a_client_are_refused_where_items_are_taken(site: Site) -> None:
+    """An item of theirs could name a task's rows as our own items do."""
+    reached = len(site.server.seen)
+    features = {"mm_hashes": {"image": ["a"]}, "kwargs_data": {"image": ["AAAA"]}}
+    error = error_of(ask(site, "/inference/v1/generate", features=features))
+    assert (error["status"], error["code"]) == (400, "invalid_input")
+    assert "features.kwargs_data: expected null" in error["message"]
+    assert len(site.server.seen) == reached
+
+
 def test_another_routes_own_field_task_passes(site: Site) -> None:
     assert ask(site, "/v1/embeddings", task="embed").status_code == 200
     assert ask(site, "/invocations", messages=None, prompt="x", task="plain").headers["X-Task"] == "plain"
