@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from prompts.manifest import Manifest
 from server.engine.facts import Capacity, Room
 
 __all__ = ["plan_capacity"]
@@ -11,7 +12,7 @@ _USUAL_TEXT_ROWS, _USUAL_VISION_ROWS = 10, 20
 
 
 def plan_capacity(
-    needs: Sequence[Room],
+    manifests: Sequence[Manifest],
     *,
     tasks: int,
     host_tasks: int,
@@ -22,34 +23,46 @@ def plan_capacity(
     lm_heads: int = 0,
     front_ends: int = 1,
 ) -> Capacity:
-    """Returns room for any `tasks` of the bundles whose `needs` are given, all of them on the device at once.
+    """Returns room for any `tasks` of the store's bundles, whose `manifests` are given, at once.
 
-    Where the store holds fewer, the places left are reckoned at the usual lengths. A projector takes as much
-    as all prompts of a task: places for them there are none if no bundle has one, unless the store is empty.
-    An lm_head takes as much as a hundred tasks, and prefixes a look at every token of every layer: there are
-    places for those the store holds. `front_ends` share it all in equal parts, any of which has to take any
-    bundle. Numbers other than 0 are taken as they are.
+    Of each part that is what the bundles with the most of it need. Where the store holds fewer than `tasks`,
+    the places left are reckoned at the usual lengths in all layers, and there is one projector more than the
+    store's bundles have, so that a changed one comes in beside the old. Of what no bundle has (projectors,
+    lm_heads, prefixes) there is none; an empty store may get a projector for each task.
+    `front_ends` share it all in equal parts, any of which has to take any bundle. Numbers other than 0 are
+    taken as they are, rows with a vector at every layer.
     """
     each = tasks // front_ends
-    spare = max(each - len(needs), 0)
-    has_projectors = not needs or any(one.projectors for one in needs)
-    needed = {
-        "text_rows": _largest([one.text_rows for one in needs], each) + spare * _USUAL_TEXT_ROWS,
-        "vision_rows": _largest([one.vision_rows for one in needs], each) + spare * _USUAL_VISION_ROWS,
-        "prefix_rows": _largest([one.prefix_rows for one in needs], each),
-        "projectors": each if has_projectors else 0,
-        "lm_heads": min(sum(one.lm_heads for one in needs), each),
-    }
+    spare = max(each - len(manifests), 0)
+    text_layers = max((one.text.layers for one in manifests if one.text), default=0)
+    vision_layers = max((one.vision.layers for one in manifests if one.vision), default=0)
+    most = _most([Room.of(one) for one in manifests], each)
+    needed = most + Room(
+        text_rows=spare * _USUAL_TEXT_ROWS,
+        text_vectors=spare * _USUAL_TEXT_ROWS * text_layers,
+        vision_rows=spare * _USUAL_VISION_ROWS,
+        vision_vectors=spare * _USUAL_VISION_ROWS * vision_layers,
+        projectors=_spare_projectors(most.projectors, spare, is_empty=not manifests),
+    )
     return Capacity(
         tasks=tasks,
         host_tasks=host_tasks,
-        text_rows=text_rows or front_ends * needed["text_rows"],
-        vision_rows=vision_rows or front_ends * needed["vision_rows"],
-        prefix_rows=prefix_rows or front_ends * needed["prefix_rows"],
-        projectors=projectors or front_ends * needed["projectors"],
-        lm_heads=lm_heads or front_ends * needed["lm_heads"],
+        text_rows=text_rows or front_ends * needed.text_rows,
+        text_vectors=0 if text_rows else front_ends * needed.text_vectors,
+        vision_rows=vision_rows or front_ends * needed.vision_rows,
+        vision_vectors=0 if vision_rows else front_ends * needed.vision_vectors,
+        prefix_rows=prefix_rows or front_ends * needed.prefix_rows,
+        projectors=projectors or front_ends * needed.projectors,
+        lm_heads=lm_heads or front_ends * needed.lm_heads,
     )
 
 
-def _largest(lengths: Sequence[int], count: int) -> int:
-    return sum(sorted(lengths, reverse=True)[:count])
+def _most(needs: Sequence[Room], count: int) -> Room:
+    """Room for any `count` of them: of each part, what those with the most of it need."""
+    parts = {name: [getattr(one, name) for one in needs] for name in vars(Room())}
+    return Room(**{name: sum(sorted(part, reverse=True)[:count]) for name, part in parts.items()})
+
+
+def _spare_projectors(held: int, spare: int, *, is_empty: bool) -> int:
+    """One takes as much as the prompts of ten tasks."""
+    return spare if is_empty else min(spare, 1) if held else 0

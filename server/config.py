@@ -17,7 +17,7 @@ from prompts.faults import fault
 from prompts.picture import MAX_PIXELS
 from prompts.store import read_manifests
 from server.capacity import plan_capacity
-from server.engine.facts import ADDITIONAL_CONFIG_KEY, Capacity, Room
+from server.engine.facts import ADDITIONAL_CONFIG_KEY, Capacity
 
 __all__ = ["CANARY_MODES", "PLUGIN_NAME", "ServeConfig", "set_environment"]
 
@@ -121,9 +121,8 @@ class ServeConfig:
                 "passepartout serve",
                 [fault("--max-device-tasks", expected=expected, came=came, cure=cure)],
             )
-        needs = [Room.of(manifest) for manifest in read_manifests(self.tasks)]
         capacity = plan_capacity(
-            needs,
+            read_manifests(self.tasks),
             tasks=self.max_device_tasks,
             host_tasks=self.max_host_tasks,
             text_rows=self.text_rows,

@@ -23,7 +23,7 @@ from prompts.fingerprint import base_model_ref
 from prompts.store import find_bundle
 from server.capacity import plan_capacity
 from server.config import has_cache_size, quiet_offline
-from server.engine.facts import Capacity, Room
+from server.engine.facts import Capacity
 
 __all__ = ["as_json", "as_text", "ask_offline", "main"]
 
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
     canary = _canary_for(bundle, given.model)
     _say(f"starting vLLM on {given.model} (a minute or so) …")
     quiet_offline()
-    capacity = plan_capacity([Room.of(bundle.manifest)], tasks=1, host_tasks=1)
+    capacity = plan_capacity([bundle.manifest], tasks=1, host_tasks=1)
     with _started(given.model, options, capacity) as tasks:
         report, dtype = ask_offline(tasks, bundle, canary)
     print(json.dumps(as_json(bundle, report)) if given.json else as_text(bundle, canary, report, dtype))

@@ -19,7 +19,7 @@ from server.engine.facts import EngineFacts
 from server.engine.handles import digest_head
 from server.engine.host import HostCopy
 from server.engine.prefixes import KvLayout, PrefixBank
-from server.engine.vectors import VectorBank
+from server.engine.vectors import INDEX, VectorBank
 
 __all__ = ["PromptBank", "Resident"]
 
@@ -61,7 +61,7 @@ class PromptBank(nn.Module):
     A digest has one slot for as long as the worker runs, on the device or not, and no other digest ever gets
     it: so what vLLM's caches hold under digest and slot is right also when the task has left and come back.
 
-    `rows`: (T,) int64, the row of `text` of each token of the step, -1 for ordinary tokens. `prefix`: None
+    `rows`: (T,) `INDEX`, the row of `text` of each token of the step, -1 for ordinary tokens. `prefix`: None
     where there is no room for prefixes, or no `kv` to put them into.
     """
 
@@ -77,7 +77,7 @@ class PromptBank(nn.Module):
         super().__init__()
         room = facts.room
         self.rows: Tensor
-        rows = torch.full((max_step_tokens,), -1, dtype=torch.int64, device=device)
+        rows = torch.full((max_step_tokens,), -1, dtype=INDEX, device=device)
         self.register_buffer("rows", rows, persistent=False)
         self.text = VectorBank(
             "text",
@@ -262,6 +262,6 @@ class PromptBank(nn.Module):
 
 def _mark(buffer: Tensor, positions: Tensor, rows: Tensor) -> None:
     """Puts `rows` (n,) at `positions` (n,) of the step's buffer (T,), -1 between them."""
-    step = torch.full((int(positions.max()) + 1,), -1, dtype=torch.int64, device="cpu")
-    step[positions] = rows
+    step = torch.full((int(positions.max()) + 1,), -1, dtype=INDEX, device="cpu")
+    step[positions] = rows.to(INDEX)
     buffer[: step.shape[0]].copy_(async_tensor_h2d(step, device=buffer.device), non_blocking=True)

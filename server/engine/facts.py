@@ -86,14 +86,16 @@ class Room:
 class Capacity:
     """Room for tasks, from `additional_config["passepartout"]`; what is on the device is allocated at once.
 
-    `tasks`, `text_rows`, `vision_rows`, `prefix_rows`, `projectors`, `lm_heads`: on the device (`Room`);
-    `host_tasks`: tasks kept in host memory, ready for the device. Without `prefix_rows` nothing of prefixes
-    is compiled into the model.
+    All but `host_tasks` are on the device (`Room`); that is tasks kept in host memory, ready for the device.
+    `text_vectors`, `vision_vectors`: 0 is one at every layer for each row, and more than that there never
+    are. Without `prefix_rows` nothing of prefixes is compiled into the model.
     """
 
     tasks: int = 32
     text_rows: int = 512
+    text_vectors: int = 0
     vision_rows: int = 512
+    vision_vectors: int = 0
     prefix_rows: int = 0
     projectors: int = 32
     lm_heads: int = 0
@@ -106,13 +108,14 @@ class Capacity:
         return cls(**{name: int(given[name]) for name in cls.__dataclass_fields__ if name in given})
 
     def room(self, *, text_layers: int, vision_layers: int, takes_prefixes: bool = False) -> Room:
-        """What that is in a model of so many layers, for prompts in all of them."""
+        """What that is in a model of so many layers."""
+        text_all, vision_all = self.text_rows * text_layers, self.vision_rows * vision_layers
         return Room(
             tasks=self.tasks,
             text_rows=self.text_rows,
-            text_vectors=self.text_rows * text_layers,
+            text_vectors=min(self.text_vectors or text_all, text_all),
             vision_rows=self.vision_rows if vision_layers else 0,
-            vision_vectors=self.vision_rows * vision_layers,
+            vision_vectors=min(self.vision_vectors or vision_all, vision_all),
             prefix_rows=self.prefix_rows if takes_prefixes else 0,
             projectors=self.projectors,
             lm_heads=self.lm_heads,

@@ -1,4 +1,4 @@
-"""Bundles in a worker's host memory: read behind the steps, kept for the next load, the least used dropped.
+"""Bundles in a worker's host memory: read behind the steps, kept for the next load while there is room.
 
 A worker's calls come between steps, so none may read a file: `HostTier.stage` starts a thread and says
 where the copy is. Everything here but the reading itself runs in the worker's own thread.
@@ -74,7 +74,11 @@ def make_host_copy(bundle: Bundle, *, dtype: torch.dtype, pin: bool) -> HostCopy
 
 
 class HostTier:
-    """At most `max_tasks` copies, least recently used first; one that is staged stays until it is taken."""
+    """At most `max_tasks` copies; one that is staged stays until it is taken.
+
+    The first to be dropped is the one that came to the device, or left it, the longest ago. Requests for a
+    task that stays on the device do not count: they need no copy.
+    """
 
     def __init__(self, read: Callable[[Path, str], HostCopy], *, max_tasks: int) -> None:
         self._read = read
@@ -105,7 +109,7 @@ class HostTier:
         return "store"
 
     def take(self, digest: str) -> HostCopy:
-        """The staged copy, most recently used from now on; what is too much by now is dropped.
+        """The staged copy, from now on the last to be dropped; what is too much by now is dropped.
 
         Raises:
             NotStagedError: it is not here.
@@ -113,10 +117,15 @@ class HostTier:
         copy = self._copies.get(digest)
         if copy is None:
             raise NotStagedError(f"digest {digest[:12]}: its tensors are not in host memory, stage it first")
-        self._copies.move_to_end(digest)
         self._awaited.discard(digest)
+        self.touch(digest)
         self._trim()
         return copy
+
+    def touch(self, digest: str) -> None:
+        """Makes the copy, if there is one, the last to be dropped."""
+        if digest in self._copies:
+            self._copies.move_to_end(digest)
 
     def forget(self, digest: str) -> None:
         """Drops the copy, if there is one."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vllm.model_executor.layers.attention import Attention
 from vllm.v1.attention.backend import AttentionType
 
-from server.engine.vectors import VectorBank
+from server.engine.vectors import INDEX, VectorBank
 
 __all__ = ["KvLayout", "PrefixBank", "find_kv_layout", "inject_prefixes"]
 
@@ -43,7 +43,7 @@ class KvLayout:
 class PrefixBank(nn.Module):
     """Keys and values of all resident prefixes, and the index of the step being run.
 
-    `rows`: (T,) int64, the prefix row of each token of the step, -1 where it is none. A vector of `vectors`
+    `rows`: (T,) `INDEX`, the prefix row of each token of the step, -1 where it is none. A vector of `vectors`
     is a token's keys and after them its values, (2 · w,).
     """
 
@@ -53,7 +53,7 @@ class PrefixBank(nn.Module):
         super().__init__()
         self._columns = layout.columns
         self.rows: Tensor
-        step = torch.full((max_step_tokens,), -1, dtype=torch.int64, device=device)
+        step = torch.full((max_step_tokens,), -1, dtype=INDEX, device=device)
         self.register_buffer("rows", step, persistent=False)
         layers = len(layout.attentions)
         self.vectors = VectorBank(

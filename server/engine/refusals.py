@@ -14,7 +14,7 @@ from server.engine.items import MODALITY
 
 __all__ = ["check_config", "find_frame_refusal", "salt_compile_cache"]
 
-_INJECTION_VERSION = 3
+_INJECTION_VERSION = 4
 """Raise it whenever what is compiled into the model changes (`injection.py`, `prefixes.py`, `bank.py`)."""
 
 _DRAFTERS_WITHOUT_A_MODEL = {"ngram", "ngram_gpu", "suffix"}

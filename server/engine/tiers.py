@@ -43,7 +43,10 @@ class WorkerTiers:
 
     def unload(self, digest: str, token: str) -> int:
         """Undoes that load, if there was one; returns those that are left."""
-        return self._bank.unload(digest, token)
+        left = self._bank.unload(digest, token)
+        if not left:
+            self._host.touch(digest)
+        return left
 
     def forget(self, digest: str) -> None:
         """Drops the bundle from host memory."""

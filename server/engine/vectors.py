@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from prompts.errors import CapacityError
 
-__all__ = ["VectorBank"]
+__all__ = ["INDEX", "VectorBank"]
+
+INDEX = torch.int32
+"""Of indices on the device: a prompt at one layer has a place at each, and its vector may be narrow."""
 
 _NONE = -1
 
@@ -20,7 +23,7 @@ _NONE = -1
 class VectorBank(nn.Module):
     """A row is one prompt token; at each layer it has a vector, or none: then the layer before has its way.
 
-    `vectors`: (V + 1, d) in the model's dtype; `places`: (L, R + 1) int64, the vector of each row at each
+    `vectors`: (V + 1, d) in the model's dtype; `places`: (L, R + 1) `INDEX`, the vector of each row at each
     layer, -1 where it has none. Rows and vectors are handed out one by one, so that room never falls into
     pieces. Row 0 and vector 0 are the dummy's: zeros at every layer. A row without a vector at layer 0 has
     the dummy's there: it enters as zeros.
@@ -44,7 +47,7 @@ class VectorBank(nn.Module):
         count = vectors + 1 if layers else 0
         stored = torch.zeros((count, width), dtype=dtype, device=device)
         self.register_buffer("vectors", stored, persistent=False)
-        places = torch.full((layers, rows + 1), _NONE, dtype=torch.int64, device=device)
+        places = torch.full((layers, rows + 1), _NONE, dtype=INDEX, device=device)
         places[:, 0] = 0
         self.register_buffer("places", places, persistent=False)
         self._free_rows = list(range(rows, 0, -1))
@@ -108,4 +111,4 @@ class VectorBank(nn.Module):
         values = prompts.to(device=device, dtype=self.vectors.dtype, non_blocking=True)
         self.vectors[taken.flatten().to(device)] = values.flatten(0, 1)
         self.places[0, rows.to(device)] = 0
-        self.places[layers.to(device).unsqueeze(1), rows.to(device).unsqueeze(0)] = taken.to(device)
+        self.places[layers.to(device).unsqueeze(1), rows.to(device).unsqueeze(0)] = taken.to(device, INDEX)

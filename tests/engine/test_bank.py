@@ -5,7 +5,7 @@ import torch
 
 from prompts.errors import CapacityError, EngineError
 from server.engine.bank import PromptBank, Resident
-from server.engine.facts import Capacity, EngineFacts, Room
+from server.engine.facts import EngineFacts, Room
 from server.engine.handles import TaskHandle
 from server.engine.host import HostCopy, LayerPrompts
 from server.engine.items import make_rows, make_ticket
@@ -173,27 +173,3 @@ def test_what_was_half_copied_is_taken_back(bank: PromptBank) -> None:
     assert (bank.text.free_rows, bank.vision.free_rows, bank.vision.free_vectors) == (8, 6, 18)
     assert bank.find(broken.digest) is None
     assert bank.load(broken, "a").slot == 1
-
-
-def test_the_device_holds_what_the_tensors_need_and_little_more() -> None:
-    """32 tasks of LLaVA-1.5-7B's shapes, an eighth of its width: 10 and 20 prompt tokens."""
-    room = Capacity(text_rows=320, vision_rows=640).room(text_layers=32, vision_layers=24)
-    shapes = {"linear_1.weight": (512, 128), "linear_1.bias": (512,)}
-    facts = EngineFacts(
-        model="m",
-        text_layers=32,
-        text_hidden=512,
-        vision_layers=24,
-        vision_hidden=128,
-        projector=shapes,
-        lm_head=(9, 4),
-        max_text_length=64,
-        max_vision_length=64,
-        room=room,
-        refusals={},
-    )
-    bank = PromptBank(facts, max_step_tokens=8192, dtype=torch.bfloat16, device=torch.device("cpu"))
-    held = [*bank.buffers(), *bank._projectors.values()]
-    held_bytes = sum(tensor.numel() * tensor.element_size() for tensor in held)
-    task_bytes = 2 * (32 * 10 * 512 + 24 * 20 * 128 + sum(torch.Size(one).numel() for one in shapes.values()))
-    assert held_bytes <= 1.05 * 32 * task_bytes

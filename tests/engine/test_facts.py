@@ -142,9 +142,10 @@ def test_facts_cross_processes_as_plain_values() -> None:
 
 
 def test_a_capacity_is_read_back_from_vllms_config() -> None:
-    given = Capacity(tasks=4, text_rows=7, prefix_rows=6)
+    given = Capacity(tasks=4, text_rows=7, prefix_rows=6, vision_vectors=9)
     assert Capacity.from_additional_config({"passepartout": {**vars(given), "injection": 2}}) == given
     assert Capacity.from_additional_config({}) == Capacity()
     room = given.room(text_layers=3, vision_layers=0)
     assert (room.text_vectors, room.vision_rows, room.vision_vectors, room.prefix_rows) == (21, 0, 0, 0)
     assert given.room(text_layers=3, vision_layers=0, takes_prefixes=True).prefix_rows == 6
+    assert given.room(text_layers=3, vision_layers=2).vision_vectors == 9

@@ -13,9 +13,7 @@ from prompts.bundle import save_bundle
 from prompts.errors import ConfigError
 from prompts.manifest import Manifest, PrefixSpec
 from server import cli
-from server.capacity import plan_capacity
 from server.config import ServeConfig, has_cache_size, set_environment
-from server.engine.facts import Room
 from tests.prompts.sample import BASE
 
 
@@ -47,7 +45,9 @@ def test_capacity_joins_what_the_user_gave_vllm(tmp_path: Path) -> None:
     assert given["passepartout"] == {
         "tasks": 3,
         "text_rows": 7,
+        "text_vectors": 0,
         "vision_rows": 60,
+        "vision_vectors": 0,
         "prefix_rows": 0,
         "projectors": 3,
         "lm_heads": 0,
@@ -114,16 +114,6 @@ def test_a_missing_store_is_found_before_vllm_is_imported() -> None:
     said = done.stdout.splitlines()
     assert [line.partition(" folder")[0] for line in said] == ["False --tasks: expected a"] * 2, done.stderr
     assert "/nosuch" in said[1]
-
-
-def test_front_ends_share_a_device_that_takes_any_bundle_in_each_part() -> None:
-    needs = [Room(tasks=1, text_rows=length, lm_heads=length == 4) for length in (4, 1, 2)]
-    one = plan_capacity(needs, tasks=2, host_tasks=1)
-    assert (one.text_rows, one.lm_heads, one.projectors) == (6, 1, 0)
-    two = plan_capacity(needs, tasks=4, host_tasks=1, front_ends=2)
-    assert (two.tasks, two.text_rows, two.lm_heads) == (4, 12, 2)
-    part = two.room(text_layers=3, vision_layers=0).share(2)
-    assert all(part.lacks(need) == [] for need in needs)
 
 
 def test_each_front_end_needs_a_place(tmp_path: Path) -> None:
