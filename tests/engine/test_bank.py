@@ -91,6 +91,17 @@ def test_a_layer_left_out_has_no_vector_and_takes_no_room(bank: PromptBank) -> N
     assert not bank.text.take(0, torch.tensor([-1]))[1].any()
 
 
+def test_prompt_tokens_without_a_vector_at_the_input_enter_as_zeros(bank: PromptBank) -> None:
+    """Also in rows that were another's: OPT adds positions there before layer 0 is reached."""
+    bank.load(make_copy("a", text=8), "a")
+    bank.unload("a" * 64, "a")
+    copy = make_copy("b", text=3, layers=(1,))
+    resident = bank.load(copy, "b")
+    assert torch.equal(taken(bank, resident, 0), torch.zeros(3, 4))
+    assert copy.text is not None
+    assert torch.equal(taken(bank, resident, 1), copy.text.prompts[0])
+
+
 def test_a_step_marks_its_prompt_tokens_and_no_others(bank: PromptBank) -> None:
     first = make_handle(bank, make_copy("a", text=2))
     second = make_handle(bank, make_copy("b", text=3))
