@@ -74,6 +74,12 @@ class CanaryLoader:
         """See `Loader.has_room`."""
         return self._inner.has_room(bundle)
 
+    def is_unproven(self, bundle: Bundle) -> bool:
+        """See `Loader.is_unproven`; no canary keeps it out that would be passed over, or warn only."""
+        if bundle.canary is None or self._only_warn or (bundle.digest, bundle.canary) in self._passed:
+            return False
+        return passed_over(bundle.canary, self._asker, self._base) is None
+
     def unpin(self, digest: str) -> None:
         """See `Loader.unpin`."""
         self._inner.unpin(digest)

@@ -68,6 +68,10 @@ class Loader(Protocol):
         """Whether it could come to the device and no other would have to leave."""
         raise NotImplementedError
 
+    def is_unproven(self, bundle: Bundle) -> bool:
+        """Whether it has a canary that is still to be asked before it may take the place of another."""
+        raise NotImplementedError
+
     def unpin(self, digest: str) -> None:
         """No pinned name means it any more."""
         raise NotImplementedError
@@ -258,17 +262,20 @@ class TaskRegistry:
     async def _warm(self, bundle: Bundle, current: ServedTask | None, loader: Loader) -> None:
         """Brings a bundle to the device before requests ask for it, where no other has to leave for it.
 
-        So too in the place of a task that is there, and where the operator pinned it.
+        So too in the place of a task that is there, and where the operator pinned it. Unproven it does not
+        take the place of one that works, be that there or not: it is tried again later.
         """
-        is_wanted = loader.is_pinned(bundle) or (current and loader.is_on_device(current.digest))
+        must_pass = current is not None and loader.is_unproven(bundle)
+        is_wanted = must_pass or loader.is_pinned(bundle)
+        is_wanted = is_wanted or (current is not None and loader.is_on_device(current.digest))
         if not is_wanted and not loader.has_room(bundle):
             return
         try:
             async with loader.using(bundle, is_patient=False):
                 pass
         except CapacityError:
-            if bundle.canary is not None and current is not None:
-                raise  # unseen it does not take the place of one that works
+            if must_pass:
+                raise
 
     def _retire(self, task: ServedTask, loader: Loader) -> None:
         loader.unpin(task.digest)

@@ -152,6 +152,10 @@ class Residency:
         """Whether it could come to the device and none had to leave."""
         return not self._free.lacks(Room.of(bundle.manifest))
 
+    def is_unproven(self, bundle: Bundle) -> bool:
+        """Never: no canary is asked here; see `server.canary.CanaryLoader`."""
+        return False
+
     @asynccontextmanager
     async def using(
         self, bundle: Bundle, *, is_held: bool = False, is_patient: bool = True

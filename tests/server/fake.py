@@ -84,6 +84,9 @@ class FakeLoader:
     def has_room(self, bundle: Bundle) -> bool:
         return len(self._handles) < self.rooms
 
+    def is_unproven(self, bundle: Bundle) -> bool:
+        return False
+
     def unpin(self, digest: str) -> None:
         self.unpinned.append(digest)
 

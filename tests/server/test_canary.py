@@ -211,6 +211,51 @@ def test_an_unseen_bundle_takes_no_working_ones_place_on_a_full_device(site: Sit
     asyncio.run(story())
 
 
+def test_an_unseen_bundle_takes_no_cold_ones_place_either(site: Site) -> None:
+    """On a device that was full all along: the name goes on with the old until the new one has passed."""
+
+    async def story() -> None:
+        site.inner.rooms = 0
+        await site.look()
+        before = site.tasks.find("bad")
+        changed = save_with_canary(site.folder, "bad", Usage(choices=("cat", "dog")))
+        site.asker.off["bad"] = 0.5
+        await site.look()
+        assert site.tasks.find("bad") is before
+        assert "all inputs" in site.tasks.faults["bad"][0]
+        del site.asker.off["bad"]
+        put_canary(site.folder / "bad", canary_for(changed, BASE.model_copy(update={"id": "x"})))
+        await site.look()
+        assert site.tasks.find("bad").digest == changed.digest
+        assert site.asker.asked == ["bad", "bad"]
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("reason", ["passed", "warns", "cannot be compared"])
+def test_what_need_not_pass_takes_a_cold_ones_place_at_once(site: Site, reason: str) -> None:
+    async def story() -> None:
+        changed = save_with_canary(site.folder, "good", Usage(choices=("cat", "dog")))
+        if reason == "passed":
+            async with site.loader.using(changed):
+                pass
+            await site.inner.discard(changed.digest)
+        if reason == "warns":
+            site.loader = CanaryLoader(site.inner, site.asker, base=BASE, only_warn=True)
+        site.asker.unable = "no logprobs" if reason == "cannot be compared" else None
+        save_with_canary(site.folder, "good")
+        site.inner.rooms = 0
+        await site.look()
+        asked = list(site.asker.asked)
+        save_with_canary(site.folder, "good", Usage(choices=("cat", "dog")))
+        site.inner.is_busy = True
+        await site.look()
+        assert site.tasks.find("good").digest == changed.digest
+        assert site.asker.asked == asked
+
+    asyncio.run(story())
+
+
 def test_an_engine_that_fails_is_asked_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.tasks._FIRST_RETRY_SECONDS", 0.0)
 
