@@ -199,7 +199,7 @@ class TaskRegistry:
         self._refused = {name: one for name, one in self._refused.items() if name in scan.bundles}
         self._end_jobs(scan)
         bundles = list(scan.bundles.values())
-        begun = [self._begin(one, loader) for one in bundles if not self._is_settled(one, loader)]
+        begun = [self._begin(one, loader) for one in bundles if not self._settle_at_once(one, loader)]
         if begun:
             await asyncio.wait(begun, timeout=_SETTLE_SECONDS if self.loaded else None)
         faults = {entry: list(error.faults) for entry, error in scan.faults.items()}
@@ -266,8 +266,8 @@ class TaskRegistry:
                 del self._jobs[name]
                 job.ended.cancel()
 
-    def _is_settled(self, bundle: Bundle, loader: Loader) -> bool:
-        """Whether there is nothing to begin: it is served, refused for now, or on its way."""
+    def _settle_at_once(self, bundle: Bundle, loader: Loader) -> bool:
+        """Whether there is nothing to begin: it is served by now, refused for now, or on its way."""
         if bundle.name in self._jobs:
             return True
         current = self.tasks.get(bundle.name)

@@ -125,10 +125,12 @@ def test_no_answer_is_ever_another_digests(root: Path, url: str) -> None:
         told = [tuple(answer[:SHORTEST]) for (_, asked), answer in reference.items() if asked == kind]
         assert len(set(told)) == len(told), "two versions answer alike, the test could not tell them apart"
     check_against_transformers(root, reference)
-    hits = prefix_cache_hits(url)
+    before = prefix_cache_hits(url)
     tally, changes = asyncio.run(soak(root, url, reference))
     assert tally.wrong == []
-    assert prefix_cache_hits(url) - hits > BLOCK * ANSWERS / 2, "answers came from cached blocks"
+    hits = (prefix_cache_hits(url) - before) / tally.count
+    print(f"{hits:.1f} tokens of each prompt came from vLLM's prefix cache")
+    assert hits > BLOCK / 4, "a quarter of all answers began from a cached block"
     check_seconds(changes)
     assert tally.count >= ANSWERS
     served = {digest for digest, _ in tally.answers}
