@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 from prompts.bundle import Bundle
 from prompts.canary import Canary, CanaryInput
@@ -56,7 +57,8 @@ class CanaryLoader:
     def __init__(self, inner: Loader, asker: Asker, *, base: BaseModelRef, only_warn: bool = False) -> None:
         self._inner, self._asker, self._base, self._only_warn = inner, asker, base, only_warn
         self._passed: set[tuple[str, Canary | None]] = set()
-        self._turn = asyncio.Lock()
+        self._turns: WeakValueDictionary[tuple[str, Canary | None], asyncio.Lock] = WeakValueDictionary()
+        """Of those that wait for one canary; each task has its own, a slow one keeps no other waiting."""
 
     def check(self, bundle: Bundle) -> None:
         """See `Loader.check`."""
@@ -73,6 +75,12 @@ class CanaryLoader:
     def has_room(self, bundle: Bundle) -> bool:
         """See `Loader.has_room`."""
         return self._inner.has_room(bundle)
+
+    def is_unproven(self, bundle: Bundle) -> bool:
+        """See `Loader.is_unproven`; no canary keeps it out that would be passed over, or warn only."""
+        if bundle.canary is None or self._only_warn or (bundle.digest, bundle.canary) in self._passed:
+            return False
+        return passed_over(bundle.canary, self._asker, self._base) is None
 
     def unpin(self, digest: str) -> None:
         """See `Loader.unpin`."""
@@ -93,7 +101,7 @@ class CanaryLoader:
         """
         async with self._inner.using(bundle, is_held=is_held, is_patient=is_patient) as handle:
             if not is_held and (bundle.digest, bundle.canary) not in self._passed:
-                async with self._turn:
+                async with self._turns.setdefault((bundle.digest, bundle.canary), asyncio.Lock()):
                     await self._require(bundle, handle)
             yield handle
 

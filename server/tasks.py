@@ -7,6 +7,9 @@ that a request finishes on the digest it began with. A bundle that cannot be ser
 for the log and for `/ready`; a new name stays unknown, it is never answered by the base model, and a name
 that is served already goes on with what it has.
 
+Names are independent: each has its own warm-up under way, a few at a time, and a slow one keeps no other name
+from being served, exchanged or drained.
+
 Which of the tasks are on the device is `Residency`'s affair (`server/engine/residency.py`).
 """
 
@@ -36,6 +39,10 @@ __all__ = ["DRAIN_GRACE_SECONDS", "Loader", "ServedTask", "TaskRegistry"]
 DRAIN_GRACE_SECONDS = 0.5
 """Between a drained task's last request and its unloading: time for what vLLM has still to start."""
 _LOOK_SECONDS = 0.05
+_SETTLE_SECONDS = 1.0
+"""A look at the store waits that long for what it began; what takes longer goes on behind."""
+_WARM_UPS = 4
+"""Bundles that are brought to the device at a time; while one is asked its canary it has room there."""
 _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 1.0, 30.0
 
 
@@ -66,6 +73,10 @@ class Loader(Protocol):
 
     def has_room(self, bundle: Bundle) -> bool:
         """Whether it could come to the device and no other would have to leave."""
+        raise NotImplementedError
+
+    def is_unproven(self, bundle: Bundle) -> bool:
+        """Whether it has a canary that is still to be asked before it may take the place of another."""
         raise NotImplementedError
 
     def unpin(self, digest: str) -> None:
@@ -151,6 +162,14 @@ class _Refusal:
     retry_at: float = math.inf
 
 
+@dataclass(frozen=True)
+class _Job:
+    """A bundle on its way to its name. `ended` gives the faults that keep it from that."""
+
+    bundle: Bundle
+    ended: asyncio.Task[list[str]]
+
+
 @dataclass
 class TaskRegistry:
     """Names to tasks, and the bundles that were refused.
@@ -165,17 +184,26 @@ class TaskRegistry:
     _known: set[str] = field(default_factory=set)
     _missing: set[str] = field(default_factory=set)
     _refused: dict[str, _Refusal] = field(default_factory=dict)
+    _jobs: dict[str, _Job] = field(default_factory=dict)
+    """By name; one that ended is taken out by the next look at the latest."""
+    _warming: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_WARM_UPS))
     _draining: set[asyncio.Task[None]] = field(default_factory=set)
     _next_look: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def reconcile(self, scan: StoreScan, loader: Loader) -> None:
-        """Bring the tasks to what `scan` found; drains go on behind."""
-        faults = {entry: list(error.faults) for entry, error in scan.faults.items()}
+        """Bring the tasks to what `scan` found; drains go on behind, and so does what is slow to come.
+
+        The first time it waits for all of them.
+        """
         self._drop_gone(scan, loader)
         self._refused = {name: one for name, one in self._refused.items() if name in scan.bundles}
-        for bundle in scan.bundles.values():
-            if found := await self._serve(bundle, loader):
-                faults[_entry(bundle)] = found
+        self._end_jobs(scan)
+        bundles = list(scan.bundles.values())
+        begun = [self._begin(one, loader) for one in bundles if not self._settle_at_once(one, loader)]
+        if begun:
+            await asyncio.wait(begun, timeout=_SETTLE_SECONDS if self.loaded else None)
+        faults = {entry: list(error.faults) for entry, error in scan.faults.items()}
+        faults |= {_entry(one): found for one in bundles if (found := self._faults_of(one))}
         self._note(faults)
         if not self.loaded:
             names = ", ".join(sorted(self.tasks)) or "none"
@@ -228,47 +256,92 @@ class TaskRegistry:
             self._retire(self.tasks.pop(name), loader)
         self._missing = missing - self._missing
 
-    async def _serve(self, bundle: Bundle, loader: Loader) -> list[str]:
-        """Has the bundle's name answered by this bundle; returns the faults that keep it from that."""
+    def _end_jobs(self, scan: StoreScan) -> None:
+        """Forgets what ended since the last look, and gives up what the store holds no more."""
+        for name, job in list(self._jobs.items()):
+            if job.ended.done():
+                del self._jobs[name]
+                job.ended.result()
+            elif scan.bundles.get(name) is not job.bundle:
+                del self._jobs[name]
+                job.ended.cancel()
+
+    def _settle_at_once(self, bundle: Bundle, loader: Loader) -> bool:
+        """Whether there is nothing to begin: it is served by now, refused for now, or on its way."""
+        if bundle.name in self._jobs:
+            return True
         current = self.tasks.get(bundle.name)
         if current is not None and current.digest == bundle.digest:
             if not current.faults:
                 current.bundle = bundle
-                return []
+                return True
             self._retire(self.tasks.pop(bundle.name), loader)
             self._refused[bundle.name] = _Refusal(bundle, current.faults)
+        refused = self._refused.get(bundle.name)
+        return refused is not None and refused.bundle is bundle and time.monotonic() < refused.retry_at
+
+    def _begin(self, bundle: Bundle, loader: Loader) -> asyncio.Task[list[str]]:
+        job = _Job(bundle, asyncio.create_task(self._serve(bundle, loader)))
+        self._jobs[bundle.name] = job
+        return job.ended
+
+    def _faults_of(self, bundle: Bundle) -> list[str]:
+        """Why it is not served; while it is tried again, why it was not before."""
+        job = self._jobs.get(bundle.name)
+        if job is not None and not job.ended.done():
+            return self.faults.get(_entry(bundle), [])
+        if job is not None:
+            del self._jobs[bundle.name]
+            return job.ended.result()
+        refused = self._refused.get(bundle.name)
+        return refused.faults if refused is not None and refused.bundle is bundle else []
+
+    async def _serve(self, bundle: Bundle, loader: Loader) -> list[str]:
+        """Has the bundle's name answered by this bundle; returns the faults that keep it from that."""
         before = self._refused.get(bundle.name)
-        if before is not None and before.bundle is bundle and time.monotonic() < before.retry_at:
-            return before.faults
         try:
             loader.check(bundle)
-            await self._warm(bundle, current, loader)
+            await self._warm(bundle, loader)
         except PassepartoutError as error:
             refusal = _refusal(bundle, error, before)
             self._refused[bundle.name] = refusal
             return refusal.faults
         self._refused.pop(bundle.name, None)
         self._known.add(bundle.name)
+        current = self.tasks.get(bundle.name)
         self.tasks[bundle.name] = ServedTask(bundle, loader)
         logger.info("task %s is served (digest %s)", bundle.name, bundle.digest)
         if current is not None:
             self._retire(current, loader)
         return []
 
-    async def _warm(self, bundle: Bundle, current: ServedTask | None, loader: Loader) -> None:
+    async def _warm(self, bundle: Bundle, loader: Loader) -> None:
         """Brings a bundle to the device before requests ask for it, where no other has to leave for it.
 
-        So too in the place of a task that is there, and where the operator pinned it.
+        So too in the place of a task that is there, and where the operator pinned it. Unproven it does not
+        take the place of one that works, be that there or not: it waits for room as a request does.
         """
-        is_wanted = loader.is_pinned(bundle) or (current and loader.is_on_device(current.digest))
-        if not is_wanted and not loader.has_room(bundle):
+        if not self._is_to_warm(bundle, loader):
             return
-        try:
-            async with loader.using(bundle, is_patient=False):
-                pass
-        except CapacityError:
-            if bundle.canary is not None and current is not None:
-                raise  # unseen it does not take the place of one that works
+        async with self._warming:
+            if not self._is_to_warm(bundle, loader):  # others had the room meanwhile
+                return
+            must_pass = self._must_pass(bundle, loader)
+            try:
+                async with loader.using(bundle, is_patient=must_pass):
+                    pass
+            except CapacityError:
+                if must_pass:
+                    raise
+
+    def _is_to_warm(self, bundle: Bundle, loader: Loader) -> bool:
+        current = self.tasks.get(bundle.name)
+        is_there = current is not None and loader.is_on_device(current.digest)
+        is_wanted = is_there or loader.is_pinned(bundle) or self._must_pass(bundle, loader)
+        return is_wanted or loader.has_room(bundle)
+
+    def _must_pass(self, bundle: Bundle, loader: Loader) -> bool:
+        return bundle.name in self.tasks and loader.is_unproven(bundle)
 
     def _retire(self, task: ServedTask, loader: Loader) -> None:
         loader.unpin(task.digest)

@@ -149,8 +149,13 @@ class Residency:
         return bundle.name in self._pinned
 
     def has_room(self, bundle: Bundle) -> bool:
-        """Whether it could come to the device and none had to leave."""
-        return not self._free.lacks(Room.of(bundle.manifest))
+        """Whether it could come to the device and none had to leave; what is on its way has its room."""
+        coming = (one.room for one in self._entries.values() if one.handle is None)
+        return not (self._free - sum(coming, Room())).lacks(Room.of(bundle.manifest))
+
+    def is_unproven(self, bundle: Bundle) -> bool:
+        """Never: no canary is asked here; see `server.canary.CanaryLoader`."""
+        return False
 
     @asynccontextmanager
     async def using(

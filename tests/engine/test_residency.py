@@ -82,6 +82,19 @@ def test_a_cold_request_waits_for_room_and_a_hot_one_for_nothing(
     run(story)
 
 
+def test_what_is_on_its_way_has_its_room_already(bundles: list[Bundle]) -> None:
+    async def story() -> None:
+        residency = make_residency(Engine())
+        assert residency.has_room(bundles[2])
+        coming = [asyncio.create_task(residency.acquire(bundle)) for bundle in bundles[:2]]
+        await asyncio.sleep(0)
+        assert not residency.is_on_device(bundles[1].digest)
+        assert not residency.has_room(bundles[2])
+        await asyncio.gather(*coming)
+
+    run(story)
+
+
 def test_many_that_want_one_cold_task_load_it_once(bundles: list[Bundle]) -> None:
     engine = Engine()
 

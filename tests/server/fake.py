@@ -67,6 +67,10 @@ class FakeLoader:
     pinned: set[str] = field(default_factory=set)
     is_busy: bool = False
     """Nothing more comes to the device."""
+    stuck: set[str] = field(default_factory=set)
+    """Digests that take for ever to come."""
+    coming: list[str] = field(default_factory=list)
+    """Names on their way to the device."""
     stale: set[str] = field(default_factory=set)
     """Digests that the store does not hold any more."""
     _handles: dict[str, TaskHandle] = field(default_factory=dict)
@@ -82,7 +86,10 @@ class FakeLoader:
         return bundle.name in self.pinned
 
     def has_room(self, bundle: Bundle) -> bool:
-        return len(self._handles) < self.rooms
+        return len(self._handles) + len(self.coming) < self.rooms
+
+    def is_unproven(self, bundle: Bundle) -> bool:
+        return False
 
     def unpin(self, digest: str) -> None:
         self.unpinned.append(digest)
@@ -100,13 +107,20 @@ class FakeLoader:
         if bundle.digest in self.stale:
             raise StaleBundleError("/srv/tasks/x changed")
         if bundle.digest not in self._handles:
-            while self.is_busy:
-                if not is_patient:
-                    raise CapacityError("no room on the device: all of it is in use")
-                await asyncio.sleep(0.01)
+            await self._come(bundle, is_patient=is_patient)
             self.loaded.append(bundle.name)
             self._handles[bundle.digest] = _handle(bundle, slot=len(self.loaded))
         yield self._handles[bundle.digest]
+
+    async def _come(self, bundle: Bundle, *, is_patient: bool) -> None:
+        self.coming.append(bundle.name)
+        try:
+            while self.is_busy or bundle.digest in self.stuck:
+                if self.is_busy and not is_patient:
+                    raise CapacityError("no room on the device: all of it is in use")
+                await asyncio.sleep(0.01)
+        finally:
+            self.coming.remove(bundle.name)
 
 
 def _handle(bundle: Bundle, *, slot: int) -> TaskHandle:

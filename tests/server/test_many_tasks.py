@@ -1,57 +1,58 @@
 """A thousand tasks on a device for thirty-two: every answer is right while tasks come and go under Zipf load.
 
-Each task answers in its own way. What it must answer is said by plain transformers for some of them, cold and
-hot, and for all by its own first answer: it stays the same for as long as the server runs.
+Each task answers a text and a picture in its own way. What it must answer is said by plain transformers for
+some of them, cold and hot, and for all by their own first answers: these stay as long as the server runs.
 """
 
 import asyncio
+import base64
+import io
 import random
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-import torch
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from prompts.bundle import load_bundle, save_bundle
-from prompts.fingerprint import base_model_ref
-from prompts.manifest import Manifest, TextSpec, VisionSpec
+from prompts.bundle import load_bundle
 from tests.engine.oracle import Oracle
-from tests.engine.tiny_llava import HIDDEN, LAYERS, VISION_HIDDEN, VISION_LAYERS, make_tiny_llava
+from tests.engine.tiny_llava import make_tiny_llava
+from tests.engine.tiny_tasks import make_task
+from tests.server.fake import picture_url
 from tests.server.real import running_server
-from tests.server.test_real_server import question
+from tests.server.test_real_server import question, with_url
 
 pytestmark = pytest.mark.engine
 
 CHAT = "/v1/chat/completions"
 TASKS, ON_DEVICE, IN_HOST = 1000, 32, 200
-ROWS = 2
 TOKENS = 6
 ANSWERS = 2000
 CLIENTS = 16
 ZIPF = 1.1
 TEXT = "hello there, how are you today?"
+PICTURE, ABOUT = picture_url((40, 30)), "name the bird in the picture."
+CONTENT: dict[str, Any] = {"text": TEXT, "picture": with_url(PICTURE, ABOUT)}
+Asked = tuple[str, str]
+"""Task and kind of content."""
 PINNED = "task-0999"
 """The least asked for, and yet always on the device."""
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model and a store of a thousand M²PT tasks, text and vision prompts each."""
+    """A model and a store of a thousand M²PT tasks: text and vision prompts each, every fifth a projector."""
     root = tmp_path_factory.mktemp("many")
     model = make_tiny_llava(root / "model")
-    base = base_model_ref(model)
-    text = TextSpec(layers=LAYERS, length=ROWS, hidden=HIDDEN)
-    vision = VisionSpec(layers=VISION_LAYERS, length=1, hidden=VISION_HIDDEN, mode="paper")
     for index in range(TASKS):
-        name, seed = f"task-{index:04d}", torch.Generator().manual_seed(index)
-        tensors = {
-            "text.prompts": torch.randn(LAYERS, ROWS, HIDDEN, generator=seed),
-            "vision.prompts": torch.randn(VISION_LAYERS, 1, VISION_HIDDEN, generator=seed),
-        }
-        manifest = Manifest(name=name, version="1", base_model=base, text=text, vision=vision)
-        save_bundle(root / "tasks" / name, manifest, tensors)
+        name, has_projector = f"task-{index:04d}", index % 5 == 0
+        make_task(
+            root / "tasks", name, model, seed=index, text=2, vision=1, mode="paper", projector=has_projector
+        )
     return root
 
 
@@ -68,44 +69,59 @@ def test_a_thousand_tasks_answer_rightly_on_a_device_for_thirty_two(root: Path, 
     names = [f"task-{index:04d}" for index in range(TASKS)]
     weights = [1 / (rank + 1) ** ZIPF for rank in range(TASKS)]
     chance = random.Random(0)
-    asked = chance.choices(names, weights, k=ANSWERS)
-    answers, wrong = asyncio.run(ask_all(url, asked))
-    assert wrong == []
-    assert len(answers) > 4 * ON_DEVICE, "more tasks than the device holds"
-    assert len(set(map(tuple, answers.values()))) > 0.9 * len(answers), "tasks answer in their own ways"
-    check_against_transformers(root, answers, names)
+    tasks = chance.choices(names, weights, k=ANSWERS)
+    answers, failed = asyncio.run(ask_all(url, [(name, chance.choice(list(CONTENT))) for name in tasks]))
+    assert failed == []
+    assert len({name for name, _ in answers}) > 4 * ON_DEVICE, "more tasks than the device holds"
+    told = without_doubles({asked: said[0] for asked, said in answers.items()})
+    assert len(told) > 0.9 * len(answers), "tasks answer in their own ways"
+    assert {asked: answers[asked] for asked in told if len(set(answers[asked])) > 1} == {}
+    check_against_transformers(root, told)
     check_tiers(url)
 
 
-async def ask_all(url: str, asked: list[str]) -> tuple[dict[str, list[int]], list[str]]:
-    """Name -> its answer, and every answer that was not like the first."""
-    answers: dict[str, list[int]] = {}
-    wrong: list[str] = []
-    waiting = iter(asked)
+async def ask_all(url: str, questions: list[Asked]) -> tuple[dict[Asked, list[tuple[int, ...]]], list[str]]:
+    """All answers to each, and what was no answer of the task that was asked."""
+    answers: dict[Asked, list[tuple[int, ...]]] = defaultdict(list)
+    failed: list[str] = []
+    waiting = iter(questions)
 
     async def client(http: httpx.AsyncClient) -> None:
-        for name in waiting:
-            response = await http.post(CHAT, json=question(TEXT, task=name, max_tokens=TOKENS))
-            if response.status_code != 200:
-                wrong.append(f"{name}: {response.status_code} {response.text}")
-                continue
-            said = response.json()["choices"][0]["token_ids"]
-            if answers.setdefault(name, said) != said or response.headers["X-Task"] != name:
-                wrong.append(f"{name}: {answers[name]}, then {said}")
+        for name, kind in waiting:
+            response = await http.post(CHAT, json=question(CONTENT[kind], task=name, max_tokens=TOKENS))
+            if response.status_code != 200 or response.headers["X-Task"] != name:
+                failed.append(f"{name}: {response.status_code} {response.headers} {response.text}")
+            else:
+                answers[name, kind].append(tuple(response.json()["choices"][0]["token_ids"]))
 
     async with httpx.AsyncClient(base_url=url, timeout=120) as http:
         await asyncio.gather(*(client(http) for _ in range(CLIENTS)))
-    return answers, wrong
+    return answers, failed
 
 
-def check_against_transformers(root: Path, answers: dict[str, list[int]], names: list[str]) -> None:
-    """The most asked for and the least."""
+def without_doubles(answers: dict[Asked, tuple[int, ...]]) -> dict[Asked, tuple[int, ...]]:
+    """The answers that no other task gives to the same question: those tell a task from all others."""
+    who: dict[tuple[str, tuple[int, ...]], list[str]] = defaultdict(list)
+    for (name, kind), said in answers.items():
+        who[kind, said].append(name)
+    doubles = [sorted(names) for names in who.values() if len(names) > 1]
+    count = sum(map(len, doubles))
+    print(f"left out of {len(answers)}: {count} answers that tasks have in common: {sorted(doubles)}")
+    return {(name, kind): said for (name, kind), said in answers.items() if len(who[kind, said]) == 1}
+
+
+def check_against_transformers(root: Path, answers: dict[Asked, tuple[int, ...]]) -> None:
+    """To each kind of question the most asked for and the least, some of them with a projector."""
     oracle = Oracle(root / "model")
-    met = [name for name in names if name in answers]
-    for name in [*met[:8], *met[-8:]]:
-        bundle = load_bundle(root / "tasks" / name)
-        expected = oracle.answer(f"USER: {TEXT} ASSISTANT:", [], bundle, tokens=TOKENS)
-        assert answers[name] == expected.tokens, name
+    picture = Image.open(io.BytesIO(base64.b64decode(PICTURE.partition(",")[2])))
+    forms = {"text": (TEXT, []), "picture": (f"<image>\n{ABOUT}", [picture])}
+    for kind, (text, pictures) in forms.items():
+        met = sorted(name for name, asked in answers if asked == kind)
+        bundles = [load_bundle(root / "tasks" / name) for name in [*met[:8], *met[-8:]]]
+        assert any(bundle.manifest.projector for bundle in bundles)
+        for bundle in bundles:
+            expected = oracle.answer(f"USER: {text} ASSISTANT:", pictures, bundle, tokens=TOKENS)
+            assert answers[bundle.name, kind] == tuple(expected.tokens), f"{bundle.name} {kind}"
 
 
 def check_tiers(url: str) -> None:

@@ -99,11 +99,8 @@ def picture(colour_size: tuple[int, int] = (80, 60)) -> list[dict[str, Any]]:
     return with_url(picture_url(colour_size))
 
 
-def with_url(url: str) -> list[dict[str, Any]]:
-    return [
-        {"type": "image_url", "image_url": {"url": url}},
-        {"type": "text", "text": "name the bird in the picture."},
-    ]
+def with_url(url: str, text: str = "name the bird in the picture.") -> list[dict[str, Any]]:
+    return [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
 
 
 def question(content: Any = FIRST["content"], **body: Any) -> dict[str, Any]:
