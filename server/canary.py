@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 from prompts.bundle import Bundle
 from prompts.canary import Canary, CanaryInput
 from prompts.canary_check import CanaryReport, FirstToken, compare
-from prompts.errors import BundleError
+from prompts.errors import BundleError, EngineError, PassepartoutError
 from prompts.manifest import BaseModelRef, Usage
 from server.engine.handles import TaskHandle
 from server.log import logger
@@ -27,6 +27,7 @@ from server.usage import apply_usage
 __all__ = ["Asker", "CanaryLoader", "ask_canary", "check_canary", "conversations_of", "passed_over"]
 
 Messages = list[dict[str, Any]]
+_NEVER = object()
 
 
 class Asker(Protocol):
@@ -56,8 +57,8 @@ class CanaryLoader:
 
     def __init__(self, inner: Loader, asker: Asker, *, base: BaseModelRef, only_warn: bool = False) -> None:
         self._inner, self._asker, self._base, self._only_warn = inner, asker, base, only_warn
-        self._passed: set[tuple[str, Canary | None]] = set()
-        self._turns: WeakValueDictionary[tuple[str, Canary | None], asyncio.Lock] = WeakValueDictionary()
+        self._passed: dict[str, Canary | None] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """Of those that wait for one canary; each task has its own, a slow one keeps no other waiting."""
 
     def check(self, bundle: Bundle) -> None:
@@ -78,7 +79,7 @@ class CanaryLoader:
 
     def is_unproven(self, bundle: Bundle) -> bool:
         """See `Loader.is_unproven`; no canary keeps it out that would be passed over, or warn only."""
-        if bundle.canary is None or self._only_warn or (bundle.digest, bundle.canary) in self._passed:
+        if bundle.canary is None or self._only_warn or self._has_passed(bundle):
             return False
         return passed_over(bundle.canary, self._asker, self._base) is None
 
@@ -88,6 +89,7 @@ class CanaryLoader:
 
     async def discard(self, digest: str) -> None:
         """See `Loader.discard`."""
+        self._passed.pop(digest, None)
         await self._inner.discard(digest)
 
     @asynccontextmanager
@@ -98,23 +100,33 @@ class CanaryLoader:
 
         Raises:
             BundleError: the engine does not find what the trainer saw.
+            EngineError: it could not be asked.
         """
         async with self._inner.using(bundle, is_held=is_held, is_patient=is_patient) as handle:
-            if not is_held and (bundle.digest, bundle.canary) not in self._passed:
-                async with self._turns.setdefault((bundle.digest, bundle.canary), asyncio.Lock()):
+            if not is_held and not self._has_passed(bundle):
+                async with self._turns.setdefault(bundle.digest, asyncio.Lock()):
                     await self._require(bundle, handle)
             yield handle
 
+    def _has_passed(self, bundle: Bundle) -> bool:
+        known = self._passed.get(bundle.digest, _NEVER)
+        return known is bundle.canary or known == bundle.canary
+
     async def _require(self, bundle: Bundle, handle: TaskHandle) -> None:
-        asked = bundle.digest, bundle.canary
-        if asked in self._passed:
+        if self._has_passed(bundle):
             return
-        faults = await check_canary(self._asker, bundle, handle, base=self._base)
+        try:
+            faults = await check_canary(self._asker, bundle, handle, base=self._base)
+        except PassepartoutError:
+            raise
+        except Exception as error:  # of the engine, or of an odd canary: one bundle's fault, nobody else's
+            logger.exception("task %s: its canary could not be asked", bundle.name)
+            raise EngineError(f"canary: {type(error).__name__}: {error}") from error
         if faults and not self._only_warn:
             raise BundleError(bundle.path or Path(bundle.name), faults)
         for one in faults:
             logger.warning("task %s is served though it fails its canary: %s", bundle.name, one)
-        self._passed.add(asked)
+        self._passed[bundle.digest] = bundle.canary
 
 
 async def check_canary(asker: Asker, bundle: Bundle, handle: TaskHandle, *, base: BaseModelRef) -> list[str]:

@@ -156,6 +156,9 @@ def test_a_digest_that_passed_is_not_asked_again(site: Site) -> None:
         other = replace(bundle, canary=canary_for(bundle, BASE.model_copy(update={"id": "x"})))
         async with site.loader.using(other):
             assert site.asker.asked == ["good", "good"]
+        await site.loader.discard(bundle.digest)
+        async with site.loader.using(other):
+            assert site.asker.asked == ["good", "good", "good"], "what is gone is not kept in mind"
 
     asyncio.run(story())
 
@@ -198,11 +201,14 @@ def test_a_request_under_way_waits_for_no_canary(site: Site) -> None:
     asyncio.run(story())
 
 
-def test_an_engine_that_fails_is_asked_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("failure", [EngineError("canary: no answer"), OverflowError("unforeseen")], ids=repr)
+def test_an_engine_that_fails_is_asked_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
     monkeypatch.setattr("server.tasks._FIRST_RETRY_SECONDS", 0.0)
 
     async def story() -> None:
-        site.asker.failures = [EngineError("canary: no answer")]
+        site.asker.failures = [failure]
         await site.look()
         assert list(site.tasks.tasks) == ["good"]
         await site.look()
