@@ -5,14 +5,17 @@ The language model does not know whose token it is at, so the worker's model run
 in the order of `runner.input_batch.req_ids`, and then again for each request with prompt logprobs; of
 `runner.requests[id].mm_features` the learned prompt's `identifier` is read, which ends in its cache key.
 
+With tensor parallelism vLLM gathers the logits of the whole vocabulary on every rank (on some platforms on
+the first alone; the others have None). An lm_head lies whole on each, and each makes the same logits.
+
 N: requests of the step; d: width; V: vocabulary.
 """
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional
+from vllm.utils.torch_utils import async_tensor_h2d
 
 from server.engine.bank import PromptBank
 from server.engine.items import MODALITY, RESERVED_HASH_PREFIX, read_cache_key
@@ -42,9 +45,9 @@ class HeadSwitch:
         if logits is None or not is_sampling or self.runner is None or not self._bank.has_heads:
             return logits
         for place, rows in self._rows_by_head().items():
-            at = torch.tensor(rows, device=hidden.device)
-            own = functional.linear(hidden[at], self._bank.head_at(place))
-            logits[at] = own[:, : logits.shape[1]].to(logits.dtype)
+            at = async_tensor_h2d(rows, device=hidden.device)
+            states, weight = hidden[at].to(logits.dtype), self._bank.head_at(place).to(logits.dtype)
+            logits[at] = functional.linear(states, weight)[:, : logits.shape[1]]
         return logits
 
     def _rows_by_head(self) -> dict[int, list[int]]:

@@ -1,15 +1,22 @@
-"""Canaries for bundles of a tiny LLaVA, made by the trainer's own forward pass in float32."""
+"""Canaries for bundles of a tiny LLaVA, made by the trainer's forward pass in float32, and put to engines."""
 
+import asyncio
 from pathlib import Path
 
 from prompts.bundle import Bundle, save_bundle
 from prompts.canary import Canary
-from tests.engine.serving import make_picture
+from prompts.canary_check import CanaryReport
+from server.canary import ask_canary
+from server.vllm_canary import OfflineAsker
+from tests.engine.serving import TASKS, Served, make_picture
 from training.backbone import LlavaBackbone
 from training.canary import make_canary
 from training.data import Example
 
-__all__ = ["canary_of", "with_canary"]
+__all__ = ["TRAINED", "ask_engine", "canary_of", "in_the_other_mode", "permuted", "with_canary"]
+
+TRAINED = [name for name, parts in TASKS.items() if not {"prefix", "at", "lm_head"} & parts.keys()]
+"""The kinds that our trainers know how to run."""
 
 QUESTION = "name the bird in the picture."
 
@@ -26,3 +33,28 @@ def with_canary(bundle: Bundle, canary: Canary, folder: Path) -> Bundle:
     """The bundle saved anew with a canary that says it was made for it, whatever it was made for."""
     passed_off = canary.model_copy(update={"digest": bundle.digest})
     return save_bundle(folder, bundle.manifest, bundle.tensors, passed_off)
+
+
+def ask_engine(served: Served, bundle: Bundle, canary: Canary) -> CanaryReport:
+    """What the engine says to a canary under a bundle, which leaves it again."""
+    handle = served.tasks.load(bundle)
+    try:
+        return asyncio.run(ask_canary(OfflineAsker(served.tasks), bundle, canary, handle))
+    finally:
+        served.tasks.unload(handle)
+
+
+def permuted(bundle: Bundle, part: str, folder: Path) -> Bundle:
+    """The bundle with one tensor's entries moved on by one: the rows of text, else the first dimension."""
+    dimension = int(part == "text.prompts")  # of vision the layers: the order of its rows is not seen
+    moved = bundle.tensors[part].roll(1, dimension).contiguous()
+    return save_bundle(folder, bundle.manifest, {**bundle.tensors, part: moved})
+
+
+def in_the_other_mode(bundle: Bundle, folder: Path) -> Bundle:
+    """The bundle, its vision prompts said to be in the mode that they are not in."""
+    vision = bundle.manifest.vision
+    assert vision is not None
+    other = {"released": "paper", "paper": "released"}[vision.mode]
+    manifest = bundle.manifest.model_copy(update={"vision": vision.model_copy(update={"mode": other})})
+    return save_bundle(folder, manifest, bundle.tensors)

@@ -58,6 +58,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "frame": {"frame": True},
     "everything": {"text": 3, "vision": 2, "projector": True, "frame": True},
     "not-the-input": {"text": 3, "at": (1,), "vision": 2, "vision_at": (1, 2)},
+    "head": {"text": 3, "lm_head": True},
 }
 """Name -> what `tiny_tasks.make_task` is told."""
 

@@ -4,29 +4,21 @@ What is wrong is made the way it would come about: the canary is that of the bun
 bundle served is another.
 """
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from prompts.bundle import Bundle, save_bundle
-from prompts.canary import Canary
-from prompts.canary_check import CanaryReport
+from prompts.bundle import save_bundle
 from prompts.errors import UnsupportedError
 from prompts.manifest import Usage
-from server.canary import ask_canary
-from server.vllm_canary import OfflineAsker
-from tests.engine.canaries import canary_of
+from tests.engine.canaries import TRAINED, ask_engine, canary_of, in_the_other_mode, permuted
 from tests.engine.conftest import Serve
-from tests.engine.serving import TASKS, Served
+from tests.engine.serving import Served
 from tests.engine.tiny_llava import make_tiny_llava
 from training.backbone import LlavaBackbone
 
 pytestmark = pytest.mark.engine
-
-TRAINED = [name for name, parts in TASKS.items() if not {"prefix", "at"} & parts.keys()]
-"""The kinds that our trainers know how to run; the others come from PEFT."""
 
 
 @pytest.fixture(scope="module")
@@ -41,21 +33,12 @@ def served(serve: Serve) -> Iterator[Served]:
         yield served
 
 
-def ask(served: Served, bundle: Bundle, canary: Canary) -> CanaryReport:
-    """What the engine says to a canary under a bundle, which leaves it again."""
-    handle = served.tasks.load(bundle)
-    try:
-        return asyncio.run(ask_canary(OfflineAsker(served.tasks), bundle, canary, handle))
-    finally:
-        served.tasks.unload(handle)
-
-
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_canary_of_each_kind_of_task_is_found_again(
     served: Served, backbone: LlavaBackbone, tiny_model: Path, name: str
 ) -> None:
     bundle = served.bundles[name]
-    report = ask(served, bundle, canary_of(bundle, backbone, tiny_model))
+    report = ask_engine(served, bundle, canary_of(bundle, backbone, tiny_model))
     assert report.faults == ()
     assert report.difference < report.tolerance / 10  # float32 on both sides
 
@@ -65,10 +48,8 @@ def test_a_permuted_prompt_is_refused(
     served: Served, backbone: LlavaBackbone, tiny_model: Path, tmp_path: Path, part: str
 ) -> None:
     trained = served.bundles["everything"]
-    dimension = int(part == "text.prompts")  # its rows; of vision the layers: their order is not seen
-    permuted = trained.tensors[part].roll(1, dimension).contiguous()
-    wrong = save_bundle(tmp_path / "wrong", trained.manifest, {**trained.tensors, part: permuted})
-    report = ask(served, wrong, canary_of(trained, backbone, tiny_model))
+    wrong = permuted(trained, part, tmp_path / "wrong")
+    report = ask_engine(served, wrong, canary_of(trained, backbone, tiny_model))
     assert "first-token logprobs within" in report.faults[0]
 
 
@@ -77,12 +58,8 @@ def test_the_other_mode_is_refused(
     served: Served, backbone: LlavaBackbone, tiny_model: Path, tmp_path: Path, name: str
 ) -> None:
     trained = served.bundles[name]
-    vision = trained.manifest.vision
-    assert vision is not None
-    other = {"released": "paper", "paper": "released"}[vision.mode]
-    manifest = trained.manifest.model_copy(update={"vision": vision.model_copy(update={"mode": other})})
-    wrong = save_bundle(tmp_path / "wrong", manifest, trained.tensors)
-    report = ask(served, wrong, canary_of(trained, backbone, tiny_model))
+    wrong = in_the_other_mode(trained, tmp_path / "wrong")
+    report = ask_engine(served, wrong, canary_of(trained, backbone, tiny_model))
     assert ": prompt: expected the" in report.faults[0]
     assert report.inputs[2].faults == ()  # of text alone: no mode shows
 
@@ -93,8 +70,8 @@ def test_another_template_is_refused(
     trained = served.bundles["text"]
     manifest = trained.manifest.model_copy(update={"usage": Usage(template="name {text} today")})
     asked = save_bundle(tmp_path / "asked", manifest, trained.tensors)
-    assert ask(served, asked, canary_of(asked, backbone, tiny_model)).faults == ()
-    report = ask(served, asked, canary_of(trained, backbone, tiny_model))
+    assert ask_engine(served, asked, canary_of(asked, backbone, tiny_model)).faults == ()
+    report = ask_engine(served, asked, canary_of(trained, backbone, tiny_model))
     assert all(": prompt: expected the" in one for one in report.faults)
     assert len(report.faults) == len(report.inputs)
 
@@ -108,7 +85,7 @@ def test_another_model_that_looks_the_same_is_refused(
     )
     for name in ("both", "frame"):
         bundle = served.bundles[name]
-        report = ask(served, bundle, canary_of(bundle, other, served.model))
+        report = ask_engine(served, bundle, canary_of(bundle, other, served.model))
         assert "first-token logprobs within" in report.faults[0]
 
 
@@ -120,10 +97,10 @@ def test_a_prompt_that_the_engine_does_not_put_in_is_refused(
     prompts = trained.tensors["text.prompts"].clone()
     prompts[1:] = 0
     shallow = save_bundle(tmp_path / "shallow", trained.manifest, {"text.prompts": prompts})
-    assert ask(served, shallow, canary_of(trained, backbone, tiny_model)).faults
+    assert ask_engine(served, shallow, canary_of(trained, backbone, tiny_model)).faults
 
 
-@pytest.mark.parametrize("name", ["prefix", "some-layers"])
+@pytest.mark.parametrize("name", ["prefix", "some-layers", "head"])
 def test_no_canary_is_made_of_what_the_trainer_cannot_run(
     served: Served, backbone: LlavaBackbone, tiny_model: Path, name: str
 ) -> None:

@@ -1,7 +1,4 @@
-"""Idefics3, of which SmolVLM is another name: tiles, pixel shuffle; vision prompts in mode paper.
-
-SmolVLM's own processor wants the package num2words, for videos; all else of it is what is tested here.
-"""
+"""Idefics3 and SmolVLM, which has its layout: tiles, pixel shuffle; vision prompts in mode paper."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +10,7 @@ from prompts.manifest import FrameSpec
 from tests.engine import families
 from tests.engine.oracle_families import Idefics3Oracle
 from tests.engine.serving import Case, Served
-from tests.engine.tiny_families import TILE_TOKENS, make_tiny_idefics3
+from tests.engine.tiny_families import TILE_TOKENS, make_tiny_idefics3, make_tiny_smolvlm
 from tests.engine.tiny_llava import HIDDEN, VISION_HIDDEN
 from tests.engine.tiny_tasks import make_task
 
@@ -36,12 +33,27 @@ CASES = [
 ]
 
 
+MODELS = {"Idefics3": make_tiny_idefics3, "SmolVLM": make_tiny_smolvlm}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("idefics3")
-    model = make_tiny_idefics3(folder / "model")
+def served(family: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp(family)
+    model = MODELS[family](folder / "model")
     with families.serve_family(folder, model, Idefics3Oracle(model), TASKS) as running:
         yield running
+
+
+def test_each_is_served_as_what_it_is(served: Served, family: str) -> None:
+    """vLLM looks a checkpoint up by its architecture; each has a class of ours and a processor of its own."""
+    assert served.oracle.config.architectures == [f"{family}ForConditionalGeneration"]
+    processor = served.tasks.llm.renderer.mm_processor.info.get_hf_processor()
+    assert type(processor).__name__ == f"{family}Processor"
 
 
 def test_the_oracle_is_transformers(served: Served) -> None:

@@ -68,6 +68,17 @@ def test_only_the_rows_of_its_task_get_a_head(bank: PromptBank) -> None:
     assert torch.allclose(logits[1], OWN @ HIDDEN[1])
 
 
+def test_logits_finer_than_the_model_are_made_as_fine() -> None:
+    """vLLM's `head_dtype`: an output layer in float32 on a model in bfloat16."""
+    coarse = PromptBank(FACTS, max_step_tokens=4, dtype=torch.bfloat16, device=torch.device("cpu"))
+    own, hidden = OWN.bfloat16(), HIDDEN.bfloat16()
+    coarse.load(HostCopy(digest="b" * 64, lm_head=own), "a")
+    switch = make_switch(coarse, None, f"{'b' * 64}:1")
+    switch.begin_step()
+    logits = switch.replace(hidden, torch.zeros(3, 6))
+    assert torch.equal(logits[1], own.float() @ hidden[1].float())
+
+
 def test_a_second_call_of_a_step_is_for_prompt_logprobs(bank: PromptBank) -> None:
     switch = make_switch(bank, f"{'b' * 64}:2", f"{'b' * 64}:2", f"{'b' * 64}:2")
     assert not switch.replace(HIDDEN, torch.zeros(3, 6)).any(), "a dummy run, before any step"

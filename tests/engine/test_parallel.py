@@ -26,7 +26,7 @@ pytestmark = pytest.mark.engine
 
 CHAT = "/v1/chat/completions"
 QUESTION = "name the bird in the picture, please, and tell me why it is one."
-STORED = ("text", "both", "everything")
+STORED = ("text", "both", "everything", "head")
 UNBOUND = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
@@ -77,6 +77,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "text": {"text": 5},
     "both": {"text": 7, "vision": 2},
     "everything": {"text": 3, "vision": 2, "projector": True, "frame": True},
+    "head": {"text": 3, "lm_head": True},
 }
 
 
@@ -125,10 +126,10 @@ def test_each_of_two_engines_holds_each_task(url: str, stored: dict[str, Bundle]
     answered = re.findall(
         r'vllm:request_success_total\{engine="(\d)",finished_reason="length".*\} (\S+)', metrics
     )
-    assert {engine: float(count) for engine, count in answered} == {"0": 8, "1": 8}
+    assert {engine: float(count) for engine, count in answered} == {"0": 10, "1": 10}
 
 
-@pytest.mark.parametrize("task", [None, "text", "everything"])
+@pytest.mark.parametrize("task", [None, "text", "everything", "head"])
 def test_beams_over_http(url: str, stored: dict[str, Bundle], oracle: Oracle, task: str | None) -> None:
     """Each beam is a request of its own, on whichever engine; the task goes with it."""
     width, length = 2, 4
@@ -138,7 +139,7 @@ def test_beams_over_http(url: str, stored: dict[str, Bundle], oracle: Oracle, ta
     assert ask(url, sent) == [tokens for tokens, _ in expected]
 
 
-@pytest.mark.parametrize("task", [None, "text", "everything"])
+@pytest.mark.parametrize("task", [None, "text", "everything", "head"])
 def test_n_seeded_answers_over_http(url: str, task: str | None) -> None:
     """vLLM gives the i-th of n answers the seed `seed + i`."""
     sampled = {"temperature": 1.0, "max_tokens": 6}

@@ -8,7 +8,7 @@ import torch
 
 from prompts.bundle import save_bundle
 from prompts.errors import BundleError, CapacityError, PictureRequiredError, UnsupportedError
-from server.engine.handles import TaskHandle, using_task
+from server.engine.handles import using_task
 from server.engine.items import RESERVED_HASH_PREFIX
 from tests.engine.conftest import Serve
 from tests.engine.families import assert_parity_alone
@@ -120,30 +120,11 @@ def test_tasks_that_leave_pictures_alone_share_the_base_models_encoding(served: 
     assert hashes["vision"].startswith(RESERVED_HASH_PREFIX + served.handles["vision"].cache_key)
 
 
-@pytest.fixture(scope="module")
-def head(served: Served, tmp_path_factory: pytest.TempPathFactory) -> TaskHandle:
-    """A task with an lm_head of its own, which vLLM's model runner V1 alone takes."""
-    folder = tmp_path_factory.mktemp("head")
-    return served.load(make_task(folder, "head", served.model, seed=50, text=2, vision=1, lm_head=True))
-
-
-def test_an_lm_head_is_its_own_tasks(served: Served, head: TaskHandle) -> None:
-    cases = [Case("head"), Case(None), Case("text"), Case("head", 0), Case("everything"), Case("head", 2)]
-    expected = [served.expect(case) for case in cases]
-    served.forget_cached()
-    for case, answer in zip(cases, expected, strict=True):
-        assert_same(served.ask([case])[0], answer, case)
-    for round_trip in ("first", "cached"):
-        for case, output, answer in zip(cases, served.ask(cases), expected, strict=True):
-            assert_same(output, answer, (round_trip, str(case)))
-
-
-def test_prompt_logprobs_are_the_models_own_beside_a_task_with_an_lm_head(
-    served: Served, head: TaskHandle
-) -> None:
+def test_prompt_logprobs_are_the_models_own_beside_a_task_with_an_lm_head(served: Served) -> None:
     """vLLM makes them with one more call of the same method; the task itself cannot have them."""
     from vllm import SamplingParams
 
+    head = served.handles["head"]
     greedy = SamplingParams(temperature=0, max_tokens=2, prompt_logprobs=3)
     prompts = [{"prompt": Case(None, 0).prompt}] * 2
 

@@ -18,6 +18,7 @@ from tests.engine.beams import search_beams
 from tests.engine.oracle import Oracle
 from tests.engine.serving import ALL_CASES, MAX_LOGPROB_ERROR, PICTURES, Case, Served, assert_same, load_all
 from tests.engine.stepping import Chunk, Recorder, start_here
+from tests.engine.tiny_llava import VOCABULARY
 
 pytestmark = [
     pytest.mark.engine,
@@ -43,7 +44,7 @@ CROWD = [
     Case("everything"),
     Case("long-text", 0),
     Case("vision"),
-    Case("text", 0),
+    Case("head", 0),
     Case("prefix", 0),
 ]
 CROWD_TOKENS = 36
@@ -197,7 +198,7 @@ def test_n_answers_of_one_request(served: Served, recorder: Recorder) -> None:
     back, and torch's CPU generator cannot be).
     """
     recorder.forget()
-    cases = [LONG, Case("everything"), Case(None)]
+    cases = [LONG, Case("everything"), Case(None), Case("head")]
     drawn = [{"seed": 11 + index} if recorder.is_runner_v2 else {"top_k": 1} for index in range(3)]
     outputs = draw(served, cases, n=3, **drawn[0])
     assert len({name for step in recorder.steps for name in step}) == 3 * len(cases)
@@ -218,7 +219,9 @@ def draw(served: Served, cases: list[Case], **options: Any) -> list[Any]:
     return served.tasks.generate([prompt_of(case) for case in cases], handles, sampled)
 
 
-@pytest.mark.parametrize("case", [LONG, Case("everything"), Case("both", 0), Case(None)], ids=str)
+@pytest.mark.parametrize(
+    "case", [LONG, Case("everything"), Case("both", 0), Case("head"), Case(None)], ids=str
+)
 def test_beams(served: Served, case: Case) -> None:
     """The context variable holds while `LLM.beam_search` renders; each beam carries the item on."""
     from vllm.sampling_params import BeamSearchParams
@@ -242,6 +245,7 @@ def test_choices_under_a_task_are_the_oracles(served: Served) -> None:
 
     choices = ["seven", "heron", "water", "nine", "duck"]
     cases = [Case(None), LONG, Case("everything"), Case("both", 0), Case("text"), Case("vision", 2)]
+    cases.append(Case("head"))
     only = greedy(ignore_eos=False, structured_outputs=StructuredOutputsParams(choice=choices))
     handles = [served.handles[case.task] if case.task else None for case in cases]
     outputs = served.tasks.generate([prompt_of(case) for case in cases], handles, only)
@@ -271,11 +275,18 @@ def choose(served: Served, case: Case, choices: list[str]) -> str:
 @pytest.mark.parametrize("case", [LONG, Case("both", 2), Case("text", 0), Case(None)], ids=str)
 def test_logprobs_of_prompt_and_answer(served: Served, case: Case) -> None:
     """The prompt a user gets back begins with a placeholder id for each learned token. A placeholder's own
-    logprob says nothing, as a picture's does not; each ordinary token's is that of the prompted model."""
+    logprob says nothing, as a picture's does not; each ordinary token's is that of the prompted model. In the
+    same steps runs a request of a task with an lm_head of its own, which has no prompt logprobs."""
     handle = served.handles[case.task] if case.task else None
     bundle = served.bundles[case.task] if case.task else None
     asked = greedy(max_tokens=3, logprobs=5, prompt_logprobs=2)
-    (output,) = served.tasks.generate([prompt_of(case)], [handle], asked)
+    beside = Case("head", 0)
+    output, other = served.tasks.generate(
+        [prompt_of(case), prompt_of(beside)],
+        [handle, served.handles["head"]],
+        [asked, greedy(logprobs=VOCABULARY)],
+    )
+    assert_same(other, served.expect(beside))
     answer = list(output.outputs[0].token_ids)
     expected = served.oracle.logprobs(case.prompt, PICTURES[: case.pictures], bundle, answer)
     ids = [*output.prompt_token_ids, *answer]

@@ -26,7 +26,13 @@ from transformers import (
     OPTConfig,
     Qwen2Config,
     SiglipVisionConfig,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
+    SmolVLMImageProcessor,
+    SmolVLMProcessor,
+    SmolVLMVideoProcessor,
 )
+from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
 
 from tests.engine.tiny_llava import (
     CHAT_TEMPLATE,
@@ -40,13 +46,21 @@ from tests.engine.tiny_llava import (
     use_hub_names,
 )
 
-__all__ = ["QUERIES", "TILE_TOKENS", "make_tiny_blip2", "make_tiny_idefics3", "make_tiny_onevision"]
+__all__ = [
+    "QUERIES",
+    "TILE_TOKENS",
+    "make_tiny_blip2",
+    "make_tiny_idefics3",
+    "make_tiny_onevision",
+    "make_tiny_smolvlm",
+]
 
 QUERIES = 6
 """Tokens of a picture in the tiny BLIP-2."""
 _SHUFFLE = 2
 TILE_TOKENS = PATCHES // _SHUFFLE**2
-"""Tokens of a tile in the tiny Idefics3."""
+"""Tokens of a tile in the tiny Idefics3 and SmolVLM."""
+_TILED = {"size": {"longest_edge": 2 * IMAGE_SIZE}, "max_image_size": {"longest_edge": IMAGE_SIZE}}
 
 
 def make_tiny_onevision(folder: Path) -> Path:
@@ -78,21 +92,43 @@ def make_tiny_onevision(folder: Path) -> Path:
 
 def make_tiny_idefics3(folder: Path) -> Path:
     """Idefics3, a picture in up to 2 × 2 tiles and as a whole."""
+    tokenizer = _make_tiled_tokenizer()
+    config = _make_tiled_config(Idefics3Config, Idefics3VisionConfig, tokenizer)
+    _save(folder, lambda: Idefics3ForConditionalGeneration(config))
+    Idefics3Processor(
+        Idefics3ImageProcessor(**_TILED), tokenizer, image_seq_len=TILE_TOKENS, chat_template=CHAT_TEMPLATE
+    ).save_pretrained(folder)
+    return folder
+
+
+def make_tiny_smolvlm(folder: Path) -> Path:
+    """SmolVLM, alike but for its own classes and a processor of videos; other weights by chance."""
+    tokenizer = _make_tiled_tokenizer()
+    config = _make_tiled_config(SmolVLMConfig, SmolVLMVisionConfig, tokenizer)
+    _save(folder, lambda: SmolVLMForConditionalGeneration(config))
+    SmolVLMProcessor(
+        SmolVLMImageProcessor(**_TILED),
+        tokenizer,
+        SmolVLMVideoProcessor(**_TILED),
+        image_seq_len=TILE_TOKENS,
+        chat_template=CHAT_TEMPLATE,
+    ).save_pretrained(folder)
+    return folder
+
+
+def _make_tiled_tokenizer() -> Any:
     rows = [f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)]
-    tokenizer = make_tokenizer("<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *rows)
-    config = Idefics3Config(
-        vision_config=make_vision_config(Idefics3VisionConfig, initializer_range=0.15),
+    return make_tokenizer("<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *rows)
+
+
+def _make_tiled_config(config_class: Any, vision_class: Any, tokenizer: Any) -> Any:
+    return config_class(
+        vision_config=make_vision_config(vision_class, initializer_range=0.15),
         text_config=make_text_config(LlamaConfig),
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         scale_factor=_SHUFFLE,
         pad_token_id=0,
     )
-    _save(folder, lambda: Idefics3ForConditionalGeneration(config))
-    sides = {"size": {"longest_edge": 2 * IMAGE_SIZE}, "max_image_size": {"longest_edge": IMAGE_SIZE}}
-    Idefics3Processor(
-        Idefics3ImageProcessor(**sides), tokenizer, image_seq_len=TILE_TOKENS, chat_template=CHAT_TEMPLATE
-    ).save_pretrained(folder)
-    return folder
 
 
 def make_tiny_blip2(folder: Path) -> Path:
