@@ -253,7 +253,7 @@ def run_mlp_projector(features: Tensor, projector: Mapping[str, Tensor], activat
 
 
 def _is_handles(embedding: Tensor) -> bool:
-    return embedding.dtype == torch.int64
+    return embedding.dtype == torch.int64 and embedding.shape[-1] == 2
 
 
 def _read_tickets(tickets: Any) -> list[tuple[int, int]]:
