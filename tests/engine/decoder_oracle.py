@@ -40,19 +40,20 @@ class DecoderOracle(ABC):
         self, text: str, pictures: list[Image.Image], bundle: Bundle | None = None, *, tokens: int = 8
     ) -> Answer:
         """Greedy answer; `bundle` None is the base model."""
-        prompts = bundle.text_prompts if bundle else None
         ids = self.tokenizer(text)["input_ids"]
         seen = self.see(pictures, bundle)
         chosen: list[int] = []
         first: Tensor | None = None
         for _ in range(tokens):
-            logits = self._last_logits([*ids, *chosen], seen, prompts, prefix_cache(bundle))
+            logits = self._last_logits([*ids, *chosen], seen, bundle)
             first = logits.log_softmax(-1) if first is None else first
             chosen.append(int(logits.argmax()))
         assert first is not None
         return Answer(chosen, first)
 
-    def _last_logits(self, ids: list[int], seen: Any, prompts: Tensor | None, cache: Any) -> Tensor:
+    def _last_logits(self, ids: list[int], seen: Any, bundle: Bundle | None) -> Tensor:
+        prompts, own = (bundle.text_prompts, bundle.lm_head_weight) if bundle else (None, None)
+        cache = prefix_cache(bundle)
         rows, more = self.read(ids, seen, 0 if prompts is None else prompts.shape[1])
         if prompts is not None:
             rows = torch.cat([torch.zeros(prompts.shape[1:]), rows])
@@ -60,7 +61,8 @@ class DecoderOracle(ABC):
             output = self.decoder(
                 inputs_embeds=rows[None], past_key_values=cache, use_cache=cache is not None, **more
             )
-        return self.lm_head(output.last_hidden_state[0, -1])
+        state = output.last_hidden_state[0, -1]
+        return self.lm_head(state) if own is None else own @ state
 
 
 class TextOracle(DecoderOracle):

@@ -42,14 +42,15 @@ class FamilyOracle(ABC):
         rows = self.model.get_input_embeddings()(ids)
         if pictures:
             rows[ids == self.config.image_token_id] = self.features(given, bundle)
-        prompts = bundle.text_prompts if bundle else None
+        prompts, own = (bundle.text_prompts, bundle.lm_head_weight) if bundle else (None, None)
         if prompts is not None:
             rows = torch.cat([prompts[0], rows])
         chosen: list[int] = []
         first: Tensor | None = None
         for _ in range(tokens):
             with overwriting(self.decoder_layers(), prompts):
-                logits = self.logits(rows[None])[0, -1]
+                state = self.states(rows[None])[0, -1]
+            logits = self.model.get_output_embeddings()(state) if own is None else own @ state
             first = logits.log_softmax(-1) if first is None else first
             chosen.append(int(logits.argmax()))
             rows = torch.cat([rows, self.model.get_input_embeddings()(torch.tensor(chosen[-1:]))])
@@ -75,8 +76,8 @@ class FamilyOracle(ABC):
         """The language model's layers."""
 
     @abstractmethod
-    def logits(self, rows: Tensor) -> Tensor:
-        """(1, T, vocabulary) of input rows (1, T, d)."""
+    def states(self, rows: Tensor) -> Tensor:
+        """What the output layer gets of input rows (1, T, d), of the same shape."""
 
     @abstractmethod
     def features(self, given: Any, bundle: Bundle | None) -> Tensor:
@@ -89,8 +90,8 @@ class OnevisionOracle(FamilyOracle):
     def decoder_layers(self) -> nn.ModuleList:
         return self.model.model.language_model.layers
 
-    def logits(self, rows: Tensor) -> Tensor:
-        return self.model.lm_head(self.model.model.language_model(inputs_embeds=rows).last_hidden_state)
+    def states(self, rows: Tensor) -> Tensor:
+        return self.model.model.language_model(inputs_embeds=rows).last_hidden_state
 
     def features(self, given: Any, bundle: Bundle | None) -> Tensor:
         inner, side = self.model.model, self.config.vision_config.image_size
@@ -111,8 +112,8 @@ class Idefics3Oracle(FamilyOracle):
     def decoder_layers(self) -> nn.ModuleList:
         return self.model.model.text_model.layers
 
-    def logits(self, rows: Tensor) -> Tensor:
-        return self.model.lm_head(self.model.model.text_model(inputs_embeds=rows).last_hidden_state)
+    def states(self, rows: Tensor) -> Tensor:
+        return self.model.model.text_model(inputs_embeds=rows).last_hidden_state
 
     def features(self, given: Any, bundle: Bundle | None) -> Tensor:
         tower, connector = self.model.model.vision_model, self.model.model.connector
@@ -132,8 +133,8 @@ class Blip2Oracle(FamilyOracle):
     def decoder_layers(self) -> nn.ModuleList:
         return self.model.language_model.model.decoder.layers
 
-    def logits(self, rows: Tensor) -> Tensor:
-        return self.model.language_model(inputs_embeds=rows, use_cache=False).logits
+    def states(self, rows: Tensor) -> Tensor:
+        return self.model.language_model.model.decoder(inputs_embeds=rows, use_cache=False).last_hidden_state
 
     def features(self, given: Any, bundle: Bundle | None) -> Tensor:
         tower = self.model.vision_model

@@ -1,5 +1,6 @@
 """BLIP-2: OPT, whose layers take no residual, and a Q-Former; vision prompts in mode paper."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.engine.tiny_tasks import make_task
 
 pytestmark = pytest.mark.engine
 
+ROOT = Path(__file__).resolve().parents[2]
 PROJECTOR = {"weight": (HIDDEN, 32), "bias": (HIDDEN,)}
 TASKS = {
     "text": {"text": 5},
@@ -23,6 +25,7 @@ TASKS = {
     "projector": {"projector": PROJECTOR},
     "frame": {"frame": True},
     "everything": {"text": 3, "vision": 2, "mode": "paper", "projector": PROJECTOR, "frame": True},
+    "head": {"text": 3, "lm_head": True},
 }
 CASES = [
     *(Case(task) for task in (None, *TASKS)),
@@ -59,3 +62,11 @@ def test_pixels(served: Served, task: str | None) -> None:
 def test_mode_released_is_refused_with_its_reason(served: Served, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"vision.mode: expected paper, came released; .*Q-Former"):
         served.tasks.load(make_task(tmp_path, "released", served.model, seed=1, vision=2))
+
+
+def test_the_page_that_says_how_to_add_a_family_shows_this_one() -> None:
+    code = (ROOT / "server/engine/families/blip2.py").read_text(encoding="utf-8")
+    page = (ROOT / "docs/families.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```python\n(.+?)```", page, flags=re.DOTALL)
+    assert "def find_decoder_layers" in shown
+    assert code.endswith(shown)

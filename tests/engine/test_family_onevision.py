@@ -22,6 +22,7 @@ TASKS = {
     "projector": {"projector": True},
     "frame": {"frame": True},
     "everything": {"text": 3, "vision": 2, "mode": "paper", "projector": True, "frame": True},
+    "head": {"text": 3, "lm_head": True},
 }
 CASES = [
     *(Case(task) for task in (None, *TASKS)),

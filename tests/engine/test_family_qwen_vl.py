@@ -19,6 +19,7 @@ TASKS = {
     "long-text": {"text": 40},
     "frame": {"frame": True},
     "both": {"text": 3, "frame": True},
+    "head": {"text": 3, "lm_head": True},
 }
 PICTURES = [make_picture(1), make_picture(2, height=120, width=60)]
 

@@ -25,6 +25,7 @@ TASKS = {
     "projector": {"projector": PROJECTOR},
     "frame": {"frame": WIDE},
     "everything": {"text": 3, "vision": 2, "mode": "paper", "projector": PROJECTOR, "frame": True},
+    "head": {"text": 3, "lm_head": True},
 }
 CASES = [
     *(Case(task) for task in (None, *TASKS)),

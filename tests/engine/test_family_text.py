@@ -14,7 +14,12 @@ from tests.engine.tiny_text import FAMILIES, make_tiny_text
 
 pytestmark = pytest.mark.engine
 
-TASKS = {"text": {"text": 5}, "long-text": {"text": 40}, "prefix": {"prefix": 9}}
+TASKS = {
+    "text": {"text": 5},
+    "long-text": {"text": 40},
+    "prefix": {"prefix": 9},
+    "head": {"text": 3, "lm_head": True},
+}
 CASES = [Case(task, 0) for task in (None, *TASKS)]
 
 

@@ -5,10 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.model_executor.layers.logits_processor import LogitsProcessor
 
 from prompts.errors import EngineError
 from server.engine.bank import PromptBank
 from server.engine.facts import EngineFacts, Room
+from server.engine.families.base import PromptedModel
 from server.engine.heads import HeadSwitch
 from server.engine.host import HostCopy, LayerPrompts
 from server.engine.items import MODALITY, RESERVED_HASH_PREFIX
@@ -97,3 +101,23 @@ def test_a_task_that_is_gone_is_never_answered_by_the_models_head(bank: PromptBa
         switch.replace(HIDDEN[:1], torch.zeros(1, 6))
     bank.unload("b" * 64, "a")
     assert not bank.has_heads
+
+
+@pytest.mark.parametrize(
+    ("engine", "logits", "said"),
+    [
+        ({}, {}, None),
+        ({"use_v2_model_runner": True}, {}, "needs vLLM's model runner V1"),
+        ({"speculative_config": "ngram"}, {}, "does not work with speculative decoding"),
+        ({}, {"scale": 0.5}, "this model scales its logits"),
+        ({}, {"soft_cap": 30.0}, "this model scales its logits"),
+    ],
+)
+def test_an_engine_that_cannot_serve_one_says_why(
+    engine: dict[str, Any], logits: dict[str, float], said: str | None
+) -> None:
+    config = SimpleNamespace(**{"use_v2_model_runner": False, "speculative_config": None, **engine})
+    with set_current_vllm_config(VllmConfig()):
+        model = nn.Sequential(LogitsProcessor(6, **logits))
+    why = PromptedModel._refuse_heads(model, config)
+    assert why is said is None or said in why

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from prompts.errors import PictureRequiredError
+from prompts.errors import BundleError, PictureRequiredError
 from server.engine.handles import using_task
 from server.engine.offline import OfflineTasks
 from tests.engine.beams import search_beams
@@ -19,6 +19,7 @@ from tests.engine.oracle import Oracle
 from tests.engine.serving import ALL_CASES, MAX_LOGPROB_ERROR, PICTURES, Case, Served, assert_same, load_all
 from tests.engine.stepping import Chunk, Recorder, start_here
 from tests.engine.tiny_llava import VOCABULARY
+from tests.engine.tiny_tasks import make_task
 
 pytestmark = [
     pytest.mark.engine,
@@ -110,6 +111,16 @@ def rows_of(served: Served, case: Case) -> int:
 def test_the_runner_is_the_one_that_was_asked_for(recorder: Recorder) -> None:
     """V1 on a CPU, unless `test_model_runner_v2` runs this module."""
     assert recorder.is_runner_v2 == (os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1")
+
+
+def test_an_lm_head_is_there_or_refused(served: Served, recorder: Recorder, tmp_path: Path) -> None:
+    """Without it `head` would be a task like `text` below."""
+    if not recorder.is_runner_v2:
+        assert served.handles["head"].has_lm_head
+        return
+    bundle = make_task(tmp_path, "refused", served.model, seed=1, text=1, lm_head=True)
+    with pytest.raises(BundleError, match=r"lm_head: expected false, came true; it needs .* runner V1"):
+        served.tasks.load(bundle)
 
 
 def test_every_case_at_once(served: Served) -> None:

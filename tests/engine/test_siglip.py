@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from server.engine.offline import OfflineTasks
+from tests.engine.families import assert_parity_alone, assert_parity_mixed
 from tests.engine.oracle import Oracle
-from tests.engine.serving import Case, Served, assert_same, start_llm
+from tests.engine.serving import Case, Served, start_llm
 from tests.engine.tiny_llava import make_tiny_llava
 from tests.engine.tiny_tasks import make_task
 
@@ -19,6 +20,7 @@ TASKS = {
     "vision-paper": {"vision": 2, "mode": "paper"},
     "everything": {"text": 3, "vision": 2, "projector": True, "frame": True},
 }
+CASES = [Case(task) for task in (None, *TASKS)]
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +35,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield served
 
 
-def test_parity(served: Served) -> None:
-    cases = [Case(task) for task in (None, *TASKS)]
-    for case, output in zip(cases, served.ask(cases), strict=True):
-        assert_same(output, served.expect(case), case)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_alone_and_again_from_the_prefix_cache(served: Served, case: Case) -> None:
+    assert_parity_alone(served, case)
+
+
+def test_all_in_one_batch_and_again_from_the_prefix_cache(served: Served) -> None:
+    assert_parity_mixed(served, CASES)
 
 
 def test_a_task_of_another_checkpoint_is_refused(served: Served, bundles: dict, tmp_path: Path) -> None:
