@@ -1,5 +1,6 @@
 """Random PEFT adapters on a tiny checkpoint, PEFT's own `generate` under them, and vLLM with all of them."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,7 +52,8 @@ class PeftOracle:
 
     def save_adapter(self, config: Any, folder: Path, *, seed: int) -> PeftModel:
         """A random adapter with everything that was there in training; PEFT saves it into `folder`."""
-        model = get_peft_model(self.load(), config).eval()
+        # PEFT writes the base model's name into the config it is given
+        model = get_peft_model(self.load(), copy.deepcopy(config)).eval()
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in model.prompt_encoder.parameters():
