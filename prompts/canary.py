@@ -39,9 +39,8 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _SURPLUS = 1e-3  # of probabilities in float, over 1
 
 Token = Annotated[int, Field(ge=0, lt=2**31)]
-Logprob = Annotated[
-    float, Field(ge=-1e6, le=1e-4)
-]  # the upper end: of a probability of 1 in float arithmetic
+Logprob = Annotated[float, Field(ge=-1e6, le=1e-4)]
+"""At most that of a probability of 1 as float arithmetic has it."""
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 

@@ -71,11 +71,7 @@ def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         BaseModelError: see `fingerprint_model`.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in _weight_files(Path(folder)):
-        with _opened(path) as (_, entries):
-            shapes |= {name: entry.shape for name, entry in entries.items()}
-    return shapes
+    return {name: entry.shape for name, entry in _read_entries(folder).items()}
 
 
 def read_dtypes(folder: Path) -> set[str]:
@@ -84,11 +80,15 @@ def read_dtypes(folder: Path) -> set[str]:
     Raises:
         BaseModelError: see `fingerprint_model`.
     """
-    dtypes: set[str] = set()
+    return {entry.dtype for entry in _read_entries(folder).values()}
+
+
+def _read_entries(folder: Path) -> dict[str, TensorEntry]:
+    found: dict[str, TensorEntry] = {}
     for path in _weight_files(Path(folder)):
         with _opened(path) as (_, entries):
-            dtypes |= {entry.dtype for entry in entries.values()}
-    return dtypes
+            found |= entries
+    return found
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -32,14 +32,15 @@ _PERTURBATION = "perturbation"
 _SUFFIXES = (".bin", ".pt", ".pth", ".safetensors")
 _OF_THE_TRAINER = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state\w*)\.(bin|pt|pth)")
 """What transformers' Trainer leaves beside the weights."""
-_TEXT_NAME = re.compile(r"(?:.*\.)?model\.prompts\.(\d+)")
-_VISION_NAME = re.compile(r"(?:.*\.)?vision_model\.encoder\.prompts\.(\d+)")
-_PROJECTOR_NAME = re.compile(r"(?:.*\.)?mm_projector\.(.+)")
-_LM_HEAD_NAME = re.compile(r"(?:.*\.)?lm_head\.weight")
+_NAMES = {
+    TEXT: re.compile(r"(?:.*\.)?model\.prompts\.(\d+)"),
+    VISION: re.compile(r"(?:.*\.)?vision_model\.encoder\.prompts\.(\d+)"),
+    PROJECTOR: re.compile(r"(?:.*\.)?mm_projector\.(.+)"),
+    LM_HEAD: re.compile(r"(?:.*\.)?lm_head\.(weight)"),
+}
+"""Part of a bundle -> M²PT's name, whatever wrappers stand before it, and what of the part that is."""
 _LAYERS_OF_PROJECTOR = {"0": "linear_1", "2": "linear_2"}
 """LLaVA's own names (an activation is number 1) -> those of transformers' LLaVA."""
-
-
 _SPLITTABLE = {"gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish"}
 """Activations f with f(x) − f(−x) = x."""
 
@@ -95,12 +96,11 @@ def import_m2pt(
         BaseModelError: `base` holds no checkpoint.
     """
     state = _read_all(source)
-    activation = _projector_activation(base)
     tensors = {
-        TEXT: _stacked(source, "model.prompts", _numbered(state, _TEXT_NAME)),
-        VISION: _stacked(source, "vision_model.encoder.prompts", _numbered(state, _VISION_NAME)),
-        LM_HEAD: _first(state, _LM_HEAD_NAME) if lm_head else None,
-        **(_projector(source, state, activation) if projector else {}),
+        TEXT: _stacked(source, "model.prompts", state[TEXT]),
+        VISION: _stacked(source, "vision_model.encoder.prompts", state[VISION]),
+        LM_HEAD: state[LM_HEAD].get("weight") if lm_head else None,
+        **(_projector(source, state[PROJECTOR], base) if projector else {}),
     }
     held = {name: storable(tensor) for name, tensor in tensors.items() if tensor is not None}
     if not held:
@@ -134,15 +134,6 @@ def _vision_spec(prompts: Tensor | None, mode: Literal["released", "paper"]) -> 
     return VisionSpec(layers=layers, length=length, hidden=hidden, mode=mode)
 
 
-def _numbered(state: Mapping[str, Tensor], pattern: re.Pattern[str]) -> dict[int, Tensor]:
-    found = ((pattern.fullmatch(name), tensor) for name, tensor in state.items())
-    return {int(match[1]): tensor for match, tensor in found if match}
-
-
-def _first(state: Mapping[str, Tensor], pattern: re.Pattern[str]) -> Tensor | None:
-    return next((tensor for name, tensor in state.items() if pattern.fullmatch(name)), None)
-
-
 def _projector_activation(base: Path) -> str:
     """What stands between the two layers of the base model's projector, by transformers' name."""
     try:
@@ -152,8 +143,9 @@ def _projector_activation(base: Path) -> str:
     return str(config.get("projector_hidden_act", "gelu")) if isinstance(config, dict) else "gelu"
 
 
-def _stacked(source: Path, what: str, by_layer: Mapping[int, Tensor]) -> Tensor | None:
+def _stacked(source: Path, what: str, numbered: Mapping[str, Tensor]) -> Tensor | None:
     """(L, P, d) of a (1, P, d) per layer; None where there is none."""
+    by_layer = {int(number): tensor for number, tensor in numbered.items()}
     if not by_layer:
         return None
     missing = sorted(set(range(max(by_layer) + 1)) - by_layer.keys())
@@ -167,13 +159,9 @@ def _stacked(source: Path, what: str, by_layer: Mapping[int, Tensor]) -> Tensor 
     return torch.cat([by_layer[layer] for layer in sorted(by_layer)])
 
 
-def _projector(source: Path, state: Mapping[str, Tensor], activation: str) -> dict[str, Tensor]:
-    found = {}
-    for name, tensor in state.items():
-        match = _PROJECTOR_NAME.fullmatch(name)
-        if match:
-            found[match[1]] = tensor
+def _projector(source: Path, found: Mapping[str, Tensor], base: Path) -> dict[str, Tensor]:
     if "weight" in found and found.keys() <= {"weight", "bias"}:
+        activation = _projector_activation(base)
         if activation not in _SPLITTABLE:
             expected = f"a base model with projector_hidden_act one of {', '.join(sorted(_SPLITTABLE))}"
             raise refused(source, expected, activation, "leave it out with --no-projector")
@@ -207,8 +195,8 @@ def _as_two_layers(source: Path, weight: Tensor, bias: Tensor | None) -> dict[st
     }
 
 
-def _read_all(source: Path) -> dict[str, Tensor]:
-    """Every tensor of a file, or of all files of a folder."""
+def _read_all(source: Path) -> dict[str, dict[str, Tensor]]:
+    """Part of a bundle -> its tensors in a file, or in all files of a folder."""
     files: Iterable[Path] = [source]
     if source.is_dir():
         files = sorted(
@@ -216,30 +204,24 @@ def _read_all(source: Path) -> dict[str, Tensor]:
             for path in source.iterdir()
             if path.suffix in _SUFFIXES and not _OF_THE_TRAINER.fullmatch(path.name)
         )
-    state: dict[str, Tensor] = {}
+    state: dict[str, dict[str, Tensor]] = {part: {} for part in _NAMES}
     for file in files:
         read = read_weights(file)
         if isinstance(read, Tensor):
             raise refused(file, "tensors by name", "one without a name", "give M²PT's saved weights")
-        ours = {name: tensor for name, tensor in read.items() if _place(name)}  # the rest is let go of
-        _require_new(file, state, ours)
-        state |= ours
+        _add(file, state, read)
     return state
 
 
-def _require_new(file: Path, state: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> None:
+def _add(file: Path, state: Mapping[str, dict[str, Tensor]], read: Mapping[str, Tensor]) -> None:
     """Two files of different trainings in one folder must not become one prompt."""
-    places = [_place(name) for name in (*state, *ours)]
-    twice = sorted({name for name in ours if places.count(_place(name)) > 1})
+    twice = []
+    for name, tensor in read.items():
+        for part, pattern in _NAMES.items():
+            match = pattern.fullmatch(name)  # the rest of a large model's weights is let go of
+            if match and state[part].setdefault(match[1], tensor) is not tensor:
+                twice.append(name)
     if twice:
         cure = "leave one training's files in the folder"
-        raise refused(file, "each tensor once, in all files together", f"{shown(twice[:3])} twice", cure)
-
-
-def _place(name: str) -> tuple[str, ...] | None:
-    """What a tensor is, whatever wrappers stand before its name; None: nothing of M²PT's."""
-    for pattern in (_TEXT_NAME, _VISION_NAME, _PROJECTOR_NAME, _LM_HEAD_NAME):
-        match = pattern.fullmatch(name)
-        if match:
-            return (pattern.pattern, *match.groups())
-    return None
+        came = f"{shown(sorted(twice)[:3])} twice"
+        raise refused(file, "each tensor once, in all files together", came, cure)

@@ -209,8 +209,8 @@ def _joined(bundle: Bundle) -> tuple[dict[str, Any], Tensor]:
         "num_transformer_submodules": 1,
         "task_type": TASK_TYPE,
     }
-    if base is not None and base.architecture in _WITH_POSITIONS:
-        others.append(f"prompts for {base.architecture}, whose inputs get position embeddings added")
+    if text is not None and base is not None and base.architecture in _WITH_POSITIONS:
+        others.append(f"text for {base.architecture}, whose inputs get position embeddings added")
     if text is not None and text.layer_indices == (0,) and not others:
         assert bundle.text_prompts is not None
         config |= {"peft_type": KINDS[0], "token_dim": text.hidden}

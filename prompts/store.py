@@ -101,8 +101,7 @@ def read_manifests(folder: Path) -> list[Manifest]:
     Raises:
         StoreError: the folder is missing or cannot be read.
     """
-    found = [read_manifest(path) for path in _bundle_folders(folder) if not link_leaves(path, folder)]
-    return [manifest for manifest in found if manifest is not None]
+    return [manifest for _, manifest in _read_manifests(folder)]
 
 
 def find_bundle(folder: Path, name: str) -> Bundle:
@@ -138,13 +137,17 @@ def put_bundle(folder: Path, bundle: Bundle, name: str) -> Bundle:
 
 
 def _folders_by_name(folder: Path) -> dict[str, list[Path]]:
-    """Task name -> folders whose manifest has it; those without a readable one are passed over."""
+    """Task name -> folders whose manifest has it."""
     found: dict[str, list[Path]] = {}
-    for path in _bundle_folders(folder):
-        manifest = None if link_leaves(path, folder) else read_manifest(path)
-        if manifest is not None:
-            found.setdefault(manifest.name, []).append(path)
+    for path, manifest in _read_manifests(folder):
+        found.setdefault(manifest.name, []).append(path)
     return found
+
+
+def _read_manifests(folder: Path) -> list[tuple[Path, Manifest]]:
+    """Each folder with its manifest; those without a readable one are passed over."""
+    within = [path for path in _bundle_folders(folder) if not link_leaves(path, folder)]
+    return [(path, manifest) for path in within if (manifest := read_manifest(path)) is not None]
 
 
 def entry_name(path: Path) -> str:

@@ -27,7 +27,6 @@ from server.usage import apply_usage
 __all__ = ["Asker", "CanaryLoader", "ask_canary", "check_canary", "conversations_of", "passed_over"]
 
 Messages = list[dict[str, Any]]
-_NEVER = object()
 
 
 class Asker(Protocol):
@@ -57,7 +56,7 @@ class CanaryLoader:
 
     def __init__(self, inner: Loader, asker: Asker, *, base: BaseModelRef, only_warn: bool = False) -> None:
         self._inner, self._asker, self._base, self._only_warn = inner, asker, base, only_warn
-        self._passed: dict[str, Canary | None] = {}
+        self._passed: dict[str, Canary] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """Of those that wait for one canary; each task has its own, a slow one keeps no other waiting."""
 
@@ -109,11 +108,13 @@ class CanaryLoader:
             yield handle
 
     def _has_passed(self, bundle: Bundle) -> bool:
-        known = self._passed.get(bundle.digest, _NEVER)
+        if bundle.canary is None:
+            return True  # there is nothing to ask
+        known = self._passed.get(bundle.digest)
         return known is bundle.canary or known == bundle.canary
 
     async def _require(self, bundle: Bundle, handle: TaskHandle) -> None:
-        if self._has_passed(bundle):
+        if bundle.canary is None or self._has_passed(bundle):
             return
         try:
             faults = await check_canary(self._asker, bundle, handle, base=self._base)

@@ -65,4 +65,6 @@ def _most(needs: Sequence[Room], count: int) -> Room:
 
 def _spare_projectors(held: int, spare: int, *, is_empty: bool) -> int:
     """One takes as much as the prompts of ten tasks."""
-    return spare if is_empty else min(spare, 1) if held else 0
+    if is_empty:
+        return spare
+    return min(spare, 1) if held else 0

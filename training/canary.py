@@ -15,6 +15,7 @@ from torch import Tensor
 
 from prompts.bundle import Bundle
 from prompts.canary import MAX_INPUTS, Canary, CanaryInput, Dtype, ImageRows
+from prompts.contents import DTYPES as STORED_DTYPES
 from prompts.errors import ConfigError
 from prompts.faults import fault
 from prompts.fingerprint import base_model_ref, read_dtypes
@@ -27,8 +28,6 @@ __all__ = ["TOKENS_KEPT", "canary_examples", "in_float32", "make_canary"]
 
 TOKENS_KEPT = 32
 """First tokens that are written down of each input."""
-
-_STORED_AS: dict[Dtype, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
 def make_canary(backbone: LlavaBackbone, bundle: Bundle, examples: Sequence[Example], model: Path) -> Canary:
@@ -67,7 +66,7 @@ def in_float32(backbone: LlavaBackbone, model: Path) -> Iterator[None]:
         BaseModelError: `model` is no checkpoint.
     """
     own = backbone.dtype
-    if read_dtypes(model) <= {_STORED_AS[_dtype_name(backbone)]}:
+    if all(STORED_DTYPES.get(name) == own for name in read_dtypes(model)):
         with suppress(torch.OutOfMemoryError):
             _cast(backbone, torch.float32)
         if any(weight.dtype != torch.float32 for weight in backbone.model.parameters()):

@@ -3,7 +3,7 @@
 At LLaVA-1.5-7B's own sizes; nothing is allocated, torch's device `meta` counts bytes all the same.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -16,6 +16,7 @@ from server.engine.bank import PromptBank
 from server.engine.facts import EngineFacts
 from server.engine.host import HostCopy, LayerPrompts
 from server.engine.prefixes import KvLayout
+from tests.engine.held import tensors_in
 from tests.prompts.sample import BASE
 
 pytestmark = pytest.mark.engine  # no engine is started, but vLLM is imported
@@ -117,19 +118,9 @@ def make_bank(store: Sequence[Kind]) -> PromptBank:
     return PromptBank(facts, max_step_tokens=STEP_TOKENS, dtype=DTYPE, device=DEVICE, kv=kv)
 
 
-def tensors_in(value: object) -> Iterator[Tensor]:
-    """Those in an attribute, on the device."""
-    if isinstance(value, Tensor) and value.device == DEVICE:
-        yield value
-    elif isinstance(value, LayerPrompts):
-        yield from tensors_in(value.prompts)
-    elif isinstance(value, dict | tuple):
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from tensors_in(one)
-
-
 def bytes_in(*things: object) -> int:
-    found = [one for thing in things for value in vars(thing).values() for one in tensors_in(value)]
+    """Of what they hold on the device."""
+    found = (one for thing in things for one in tensors_in(vars(thing)) if one.device == DEVICE)
     return sum(one.untyped_storage().nbytes() for one in found)
 
 

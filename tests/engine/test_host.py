@@ -1,7 +1,6 @@
 """Host memory without an engine: what a copy holds, what is page-locked, which copy is dropped first."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,8 @@ from torch import Tensor
 from prompts.bundle import Bundle
 from prompts.errors import NotStagedError
 from prompts.manifest import PrefixSpec
-from server.engine.host import HostCopy, HostTier, LayerPrompts, make_host_copy
+from server.engine.host import HostCopy, HostTier, make_host_copy
+from tests.engine.held import tensors_in
 from tests.engine.two_workers import Engine, make_residency, run, save
 from tests.prompts.sample import save_whole, whole_manifest, whole_tensors
 
@@ -31,17 +31,6 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     return found
 
 
-def tensors_in(copy: HostCopy) -> Iterator[Tensor]:
-    """Every tensor of a copy, whatever field holds it."""
-    for value in vars(copy).values():
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, LayerPrompts):
-            yield value.prompts
-        elif isinstance(value, dict | tuple):
-            yield from value.values() if isinstance(value, dict) else value
-
-
 def with_prefix() -> Bundle:
     spec = PrefixSpec(layers=2, length=3, kv_heads=1, head_dim=4)
     manifest = whole_manifest(text=None, vision=None, prefix=spec, projector=False, lm_head=False, frame=None)
@@ -52,7 +41,7 @@ def with_prefix() -> Bundle:
 def test_every_tensor_of_a_copy_is_page_locked_when_asked_for(tmp_path: Path, pinned: list[Tensor]) -> None:
     for bundle, count in ((save_whole(tmp_path / "whole"), 5), (with_prefix(), 2)):
         pinned.clear()
-        held = list(tensors_in(make_host_copy(bundle, dtype=torch.bfloat16, pin=True)))
+        held = list(tensors_in(vars(make_host_copy(bundle, dtype=torch.bfloat16, pin=True))))
         assert len(held) == count
         assert {id(one) for one in held} == {id(one) for one in pinned}, "the locked ones are those held"
         assert {(one.dtype, one.is_contiguous()) for one in held} == {(torch.bfloat16, True)}

@@ -255,6 +255,11 @@ def test_a_base_that_adds_position_embeddings_takes_prefixes_alone(tmp_path: Pat
         arguments = ["task", "import", "peft", str(tmp_path / kind), str(tmp_path / f"of-{kind}")]
         assert main([*arguments, "--base", str(tmp_path / "opt")]) == (0 if is_taken else 2)
         assert (tmp_path / f"of-{kind}").exists() == is_taken
+    assert main(["task", "export", "peft", str(tmp_path / "of-prefix"), str(tmp_path / "back")]) == 0
+    text = TextSpec(layers=LAYERS, length=1, hidden=HIDDEN, at=(0,))
+    manifest = Manifest(name="a", version="1", base_model=base_model_ref(tmp_path / "opt"), text=text)
+    save_bundle(tmp_path / "text", manifest, {"text.prompts": torch.ones(1, 1, HIDDEN)})
+    assert main(["task", "export", "peft", str(tmp_path / "text"), str(tmp_path / "out")]) == 2
 
 
 @pytest.mark.parametrize(("length", "extra"), [(5000, {}), (LENGTH, {"note": float("nan")})])
