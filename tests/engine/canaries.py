@@ -13,7 +13,7 @@ from training.backbone import LlavaBackbone
 from training.canary import make_canary
 from training.data import Example
 
-__all__ = ["TRAINED", "ask_engine", "canary_of", "in_the_other_mode", "permuted", "with_canary"]
+__all__ = ["TRAINED", "ask_engine", "ask_in_the_other_mode", "ask_permuted", "canary_of", "with_canary"]
 
 TRAINED = [name for name, parts in TASKS.items() if not {"prefix", "at", "lm_head"} & parts.keys()]
 """The kinds that our trainers know how to run."""
@@ -44,17 +44,22 @@ def ask_engine(served: Served, bundle: Bundle, canary: Canary) -> CanaryReport:
         served.tasks.unload(handle)
 
 
-def permuted(bundle: Bundle, part: str, folder: Path) -> Bundle:
-    """The bundle with one tensor's entries moved on by one: the rows of text, else the first dimension."""
+def ask_permuted(served: Served, name: str, part: str, backbone: LlavaBackbone, folder: Path) -> CanaryReport:
+    """What it says to a task's canary when one tensor's entries are moved on by one: the rows of text, else
+    the first dimension."""
+    trained = served.bundles[name]
     dimension = int(part == "text.prompts")  # of vision the layers: the order of its rows is not seen
-    moved = bundle.tensors[part].roll(1, dimension).contiguous()
-    return save_bundle(folder, bundle.manifest, {**bundle.tensors, part: moved})
+    moved = trained.tensors[part].roll(1, dimension).contiguous()
+    wrong = save_bundle(folder / "wrong", trained.manifest, {**trained.tensors, part: moved})
+    return ask_engine(served, wrong, canary_of(trained, backbone, served.model))
 
 
-def in_the_other_mode(bundle: Bundle, folder: Path) -> Bundle:
-    """The bundle, its vision prompts said to be in the mode that they are not in."""
-    vision = bundle.manifest.vision
+def ask_in_the_other_mode(served: Served, name: str, backbone: LlavaBackbone, folder: Path) -> CanaryReport:
+    """What it says to a task's canary when the vision prompts are said to be in the mode they are not in."""
+    trained = served.bundles[name]
+    vision = trained.manifest.vision
     assert vision is not None
     other = {"released": "paper", "paper": "released"}[vision.mode]
-    manifest = bundle.manifest.model_copy(update={"vision": vision.model_copy(update={"mode": other})})
-    return save_bundle(folder, manifest, bundle.tensors)
+    manifest = trained.manifest.model_copy(update={"vision": vision.model_copy(update={"mode": other})})
+    wrong = save_bundle(folder / "wrong", manifest, trained.tensors)
+    return ask_engine(served, wrong, canary_of(trained, backbone, served.model))

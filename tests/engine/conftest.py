@@ -13,6 +13,7 @@ from tests.engine.oracle import Oracle
 from tests.engine.serving import TASKS, Served, start_llm
 from tests.engine.tiny_llava import make_tiny_llava
 from tests.engine.tiny_tasks import make_task
+from training.backbone import LlavaBackbone
 
 Serve = Callable[..., AbstractContextManager[Served]]
 
@@ -32,6 +33,12 @@ def bundles(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 @pytest.fixture(scope="session")
 def oracle(tiny_model: Path) -> Oracle:
     return Oracle(tiny_model)
+
+
+@pytest.fixture(scope="session")
+def backbone(tiny_model: Path) -> LlavaBackbone:
+    """The trainers' own model on the same checkpoint, in float32."""
+    return LlavaBackbone.load(tiny_model, dtype="float32", device="cpu")
 
 
 @pytest.fixture(scope="module")

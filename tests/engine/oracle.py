@@ -90,10 +90,9 @@ class Oracle:
             hidden = tower.pre_layrnorm(hidden)
         prompts = bundle.vision_prompts if bundle else None
         length = 0 if prompts is None else prompts.shape[1]
-        at = [] if prompts is None else bundle.manifest.vision.at or list(range(len(prompts)))
+        at = () if prompts is None else bundle.manifest.vision.layer_indices
         if prompts is not None:
-            first = prompts[0] if 0 in at else torch.zeros_like(prompts[0])
-            hidden = torch.cat([first[None], hidden], dim=1)
+            hidden = torch.cat([_at_the_input(prompts, at)[None], hidden], dim=1)
         recorded = []
         for index, layer in enumerate(tower.encoder.layers):
             if prompts is not None and index in at:
@@ -110,9 +109,7 @@ class Oracle:
         left = list(pictures)
         parts = []
         if bundle is not None and bundle.text_prompts is not None:
-            at = bundle.manifest.text.at
-            begins = at is None or 0 in at
-            parts.append(bundle.text_prompts[0] if begins else torch.zeros_like(bundle.text_prompts[0]))
+            parts.append(_at_the_input(bundle.text_prompts, bundle.manifest.text.layer_indices))
         for token in self.processor.tokenizer(text)["input_ids"]:
             is_picture = token == self.config.image_token_id
             parts.append(self.features(left.pop(0), bundle) if is_picture else self._embed_ids([token]))
@@ -131,6 +128,11 @@ class Oracle:
         states = hidden.last_hidden_state[0]
         own = bundle.lm_head_weight if bundle else None
         return self.model.lm_head(states) if own is None else states @ own.T
+
+
+def _at_the_input(prompts: Tensor, at: Sequence[int]) -> Tensor:
+    """What prompt tokens are before layer 0: (P, d)."""
+    return prompts[0] if 0 in at else torch.zeros_like(prompts[0])
 
 
 def prefix_cache(bundle: Bundle | None) -> DynamicCache | None:

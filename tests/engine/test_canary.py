@@ -12,18 +12,13 @@ import pytest
 from prompts.bundle import save_bundle
 from prompts.errors import UnsupportedError
 from prompts.manifest import Usage
-from tests.engine.canaries import TRAINED, ask_engine, canary_of, in_the_other_mode, permuted
+from tests.engine.canaries import TRAINED, ask_engine, ask_in_the_other_mode, ask_permuted, canary_of
 from tests.engine.conftest import Serve
 from tests.engine.serving import Served
 from tests.engine.tiny_llava import make_tiny_llava
 from training.backbone import LlavaBackbone
 
 pytestmark = pytest.mark.engine
-
-
-@pytest.fixture(scope="module")
-def backbone(tiny_model: Path) -> LlavaBackbone:
-    return LlavaBackbone.load(tiny_model, dtype="float32", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -35,43 +30,37 @@ def served(serve: Serve) -> Iterator[Served]:
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_canary_of_each_kind_of_task_is_found_again(
-    served: Served, backbone: LlavaBackbone, tiny_model: Path, name: str
+    served: Served, backbone: LlavaBackbone, name: str
 ) -> None:
     bundle = served.bundles[name]
-    report = ask_engine(served, bundle, canary_of(bundle, backbone, tiny_model))
+    report = ask_engine(served, bundle, canary_of(bundle, backbone, served.model))
     assert report.faults == ()
     assert report.difference < report.tolerance / 10  # float32 on both sides
 
 
 @pytest.mark.parametrize("part", ["text.prompts", "vision.prompts", "projector.linear_1.weight"])
 def test_a_permuted_prompt_is_refused(
-    served: Served, backbone: LlavaBackbone, tiny_model: Path, tmp_path: Path, part: str
+    served: Served, backbone: LlavaBackbone, tmp_path: Path, part: str
 ) -> None:
-    trained = served.bundles["everything"]
-    wrong = permuted(trained, part, tmp_path / "wrong")
-    report = ask_engine(served, wrong, canary_of(trained, backbone, tiny_model))
+    report = ask_permuted(served, "everything", part, backbone, tmp_path)
     assert "first-token logprobs within" in report.faults[0]
 
 
 @pytest.mark.parametrize("name", ["both", "both-paper"])
 def test_the_other_mode_is_refused(
-    served: Served, backbone: LlavaBackbone, tiny_model: Path, tmp_path: Path, name: str
+    served: Served, backbone: LlavaBackbone, tmp_path: Path, name: str
 ) -> None:
-    trained = served.bundles[name]
-    wrong = in_the_other_mode(trained, tmp_path / "wrong")
-    report = ask_engine(served, wrong, canary_of(trained, backbone, tiny_model))
+    report = ask_in_the_other_mode(served, name, backbone, tmp_path)
     assert ": prompt: expected the" in report.faults[0]
     assert report.inputs[2].faults == ()  # of text alone: no mode shows
 
 
-def test_another_template_is_refused(
-    served: Served, backbone: LlavaBackbone, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_another_template_is_refused(served: Served, backbone: LlavaBackbone, tmp_path: Path) -> None:
     trained = served.bundles["text"]
     manifest = trained.manifest.model_copy(update={"usage": Usage(template="name {text} today")})
     asked = save_bundle(tmp_path / "asked", manifest, trained.tensors)
-    assert ask_engine(served, asked, canary_of(asked, backbone, tiny_model)).faults == ()
-    report = ask_engine(served, asked, canary_of(trained, backbone, tiny_model))
+    assert ask_engine(served, asked, canary_of(asked, backbone, served.model)).faults == ()
+    report = ask_engine(served, asked, canary_of(trained, backbone, served.model))
     assert all(": prompt: expected the" in one for one in report.faults)
     assert len(report.faults) == len(report.inputs)
 
@@ -90,19 +79,19 @@ def test_another_model_that_looks_the_same_is_refused(
 
 
 def test_a_prompt_that_the_engine_does_not_put_in_is_refused(
-    served: Served, backbone: LlavaBackbone, tiny_model: Path, tmp_path: Path
+    served: Served, backbone: LlavaBackbone, tmp_path: Path
 ) -> None:
     """As if the injection were lost: only the first layer has its rows, the others zeros."""
     trained = served.bundles["text"]
     prompts = trained.tensors["text.prompts"].clone()
     prompts[1:] = 0
     shallow = save_bundle(tmp_path / "shallow", trained.manifest, {"text.prompts": prompts})
-    assert ask_engine(served, shallow, canary_of(trained, backbone, tiny_model)).faults
+    assert ask_engine(served, shallow, canary_of(trained, backbone, served.model)).faults
 
 
 @pytest.mark.parametrize("name", ["prefix", "some-layers", "head"])
 def test_no_canary_is_made_of_what_the_trainer_cannot_run(
-    served: Served, backbone: LlavaBackbone, tiny_model: Path, name: str
+    served: Served, backbone: LlavaBackbone, name: str
 ) -> None:
     with pytest.raises(UnsupportedError, match="served, but not measured yet"):
-        canary_of(served.bundles[name], backbone, tiny_model)
+        canary_of(served.bundles[name], backbone, served.model)

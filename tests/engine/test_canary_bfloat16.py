@@ -11,17 +11,12 @@ from pathlib import Path
 import pytest
 
 from prompts.canary_check import TOLERANCES
-from tests.engine.canaries import TRAINED, ask_engine, canary_of, in_the_other_mode, permuted
+from tests.engine.canaries import TRAINED, ask_engine, ask_in_the_other_mode, ask_permuted, canary_of
 from tests.engine.conftest import Serve
 from tests.engine.serving import Served
 from training.backbone import LlavaBackbone
 
 pytestmark = pytest.mark.engine
-
-
-@pytest.fixture(scope="module")
-def backbone(tiny_model: Path) -> LlavaBackbone:
-    return LlavaBackbone.load(tiny_model, dtype="float32", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +27,11 @@ def served(serve: Serve) -> Iterator[Served]:
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_canary_of_a_float32_trainer_is_found_again(
-    served: Served, backbone: LlavaBackbone, tiny_model: Path, name: str
+    served: Served, backbone: LlavaBackbone, name: str
 ) -> None:
     """Further off than two float32 models may be, and within half of what bfloat16 may."""
     bundle = served.bundles[name]
-    report = ask_engine(served, bundle, canary_of(bundle, backbone, tiny_model))
+    report = ask_engine(served, bundle, canary_of(bundle, backbone, served.model))
     assert report.faults == ()
     assert 2 * TOLERANCES["float32"] < report.difference < TOLERANCES["bfloat16"] / 2
 
@@ -51,19 +46,15 @@ def test_a_canary_of_a_float32_trainer_is_found_again(
     ],
 )
 def test_a_permuted_prompt_is_refused(
-    served: Served, backbone: LlavaBackbone, tiny_model: Path, tmp_path: Path, name: str, part: str
+    served: Served, backbone: LlavaBackbone, tmp_path: Path, name: str, part: str
 ) -> None:
-    trained = served.bundles[name]
-    wrong = permuted(trained, part, tmp_path / "wrong")
-    report = ask_engine(served, wrong, canary_of(trained, backbone, tiny_model))
+    report = ask_permuted(served, name, part, backbone, tmp_path)
     assert "all inputs: expected first-token logprobs within 0.12" in report.faults[0]
 
 
 @pytest.mark.parametrize("name", ["both", "both-paper"])
 def test_the_other_mode_is_refused(
-    served: Served, backbone: LlavaBackbone, tiny_model: Path, tmp_path: Path, name: str
+    served: Served, backbone: LlavaBackbone, tmp_path: Path, name: str
 ) -> None:
-    trained = served.bundles[name]
-    wrong = in_the_other_mode(trained, tmp_path / "wrong")
-    report = ask_engine(served, wrong, canary_of(trained, backbone, tiny_model))
+    report = ask_in_the_other_mode(served, name, backbone, tmp_path)
     assert ": prompt: expected the" in report.faults[0]

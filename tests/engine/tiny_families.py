@@ -92,9 +92,7 @@ def make_tiny_onevision(folder: Path) -> Path:
 
 def make_tiny_idefics3(folder: Path) -> Path:
     """Idefics3, a picture in up to 2 × 2 tiles and as a whole."""
-    tokenizer = _make_tiled_tokenizer()
-    config = _make_tiled_config(Idefics3Config, Idefics3VisionConfig, tokenizer)
-    _save(folder, lambda: Idefics3ForConditionalGeneration(config))
+    tokenizer = _save_tiled(folder, Idefics3ForConditionalGeneration, Idefics3Config, Idefics3VisionConfig)
     Idefics3Processor(
         Idefics3ImageProcessor(**_TILED), tokenizer, image_seq_len=TILE_TOKENS, chat_template=CHAT_TEMPLATE
     ).save_pretrained(folder)
@@ -103,9 +101,7 @@ def make_tiny_idefics3(folder: Path) -> Path:
 
 def make_tiny_smolvlm(folder: Path) -> Path:
     """SmolVLM, alike but for its own classes and a processor of videos; other weights by chance."""
-    tokenizer = _make_tiled_tokenizer()
-    config = _make_tiled_config(SmolVLMConfig, SmolVLMVisionConfig, tokenizer)
-    _save(folder, lambda: SmolVLMForConditionalGeneration(config))
+    tokenizer = _save_tiled(folder, SmolVLMForConditionalGeneration, SmolVLMConfig, SmolVLMVisionConfig)
     SmolVLMProcessor(
         SmolVLMImageProcessor(**_TILED),
         tokenizer,
@@ -116,19 +112,19 @@ def make_tiny_smolvlm(folder: Path) -> Path:
     return folder
 
 
-def _make_tiled_tokenizer() -> Any:
+def _save_tiled(folder: Path, model_class: Any, config_class: Any, vision_class: Any) -> Any:
+    """The checkpoint; returns the tokenizer that its processor needs."""
     rows = [f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)]
-    return make_tokenizer("<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *rows)
-
-
-def _make_tiled_config(config_class: Any, vision_class: Any, tokenizer: Any) -> Any:
-    return config_class(
+    tokenizer = make_tokenizer("<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *rows)
+    config = config_class(
         vision_config=make_vision_config(vision_class, initializer_range=0.15),
         text_config=make_text_config(LlamaConfig),
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         scale_factor=_SHUFFLE,
         pad_token_id=0,
     )
+    _save(folder, lambda: model_class(config))
+    return tokenizer
 
 
 def make_tiny_blip2(folder: Path) -> Path:
