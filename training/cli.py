@@ -14,14 +14,8 @@ from training.memory import keep_freed_memory
 __all__ = ["main_evaluate", "main_model", "main_train"]
 
 _MODEL_COMMANDS = {
-    ("build", "pico-llava"): (
-        "training.pico.build",
-        "assemble the embedded model, offline, in under a minute",
-    ),
-    ("train", "pico-llava"): (
-        "training.pico.recipe",
-        "make its weights from pictures (an hour or two on 2 cores)",
-    ),
+    "build": ("training.pico.build", "assemble an embedded model, offline, in under a minute"),
+    "train": ("training.pico.recipe", "make its weights from pictures (an hour or two on 2 cores)"),
 }
 
 
@@ -60,16 +54,12 @@ def main_evaluate(argv: list[str]) -> int:
 
 def main_model(argv: list[str]) -> int:
     """`passepartout model build|train NAME`."""
-    command = (argv[0], argv[1]) if len(argv) > 1 else ("", "")
-    if command not in _MODEL_COMMANDS:
-        lines = [
-            f"  passepartout model {verb} {name}   {meaning}"
-            for (verb, name), (_, meaning) in _MODEL_COMMANDS.items()
-        ]
-        print("\n".join(["usage:", *lines]))
-        return 0 if {"-h", "--help"} & set(argv) else 2
-    run: Callable[[list[str]], int] = import_module(_MODEL_COMMANDS[command][0]).main
-    return run(argv[2:])
+    if argv[:1] and argv[0] in _MODEL_COMMANDS:
+        run: Callable[[list[str]], int] = import_module(_MODEL_COMMANDS[argv[0]][0]).main
+        return run(argv[1:])
+    lines = [f"  passepartout model {verb} NAME   {meaning}" for verb, (_, meaning) in _MODEL_COMMANDS.items()]
+    print("\n".join(["usage:", *lines, "  NAME is pico-llava, or another of the family (see `build --help`)"]))
+    return 0 if {"-h", "--help"} & set(argv) else 2
 
 
 def _train_parser() -> argparse.ArgumentParser:

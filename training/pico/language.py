@@ -1,6 +1,6 @@
 """Recipe, stage 2: the projector and low-rank updates of the language model, taught to name what is shown.
 
-The tower stays as stage 1 left it (the tiny CLIP shares it). Every tenth step answers plain text questions as
+The tower stays as stage 1 left it (pico-llava's is the tiny CLIP's as well). Every tenth step answers plain text questions as
 the untouched language model would, so that it does not forget how to chat.
 """
 
@@ -11,14 +11,16 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import CLIPModel, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import LlamaForCausalLM
 
-from training.pico.anatomy import IMAGE_TOKEN, VISION_FEATURE_LAYER, language_model, language_tokenizer
 from training.pico.glyphs import load_split
-from training.pico.pictures import PictureBatch, normalise, picture_batches
-from training.pico.tower import load_tower
+from training.pico.language_model import IMAGE_TOKEN, grown, language_model, padded_vocabulary
+from training.pico.members import Member, find_member
+from training.pico.pictures import PictureBatch, picture_batches
+from training.pico.tower import load_eyes
 
 __all__ = [
     "DESCRIBE_QUESTION",
@@ -61,7 +63,7 @@ _CHAT_QUESTIONS = (
 
 @dataclass(frozen=True)
 class LanguageRecipe:
-    """Stage 2's settings; the defaults are the first of its rounds (`recipe.ROUNDS`)."""
+    """Stage 2's settings; the defaults are the first of pico-llava's rounds (`recipe.rounds_of`)."""
 
     steps: int = 700
     batch: int = 8
@@ -69,7 +71,7 @@ class LanguageRecipe:
     update_lr: float = 2e-3
     rank: int = 8
     several_share: float = 0.2
-    seed: int = 1_000_001
+    seed: int = 1_000_000
 
 
 class LowRankUpdate(nn.Module):
@@ -102,7 +104,7 @@ def describe(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Turn:
-    """One question and answer as token ids; a picture.s tokens stand between `before` and `after`."""
+    """One question and answer as token ids; a picture's rows stand between `before` and `after`."""
 
     before: list[int]
     after: list[int]
@@ -110,22 +112,25 @@ class Turn:
 
 
 class Conversations:
-    """Renders turns through the chat template, split where the picture's tokens go."""
+    """Renders turns through a member's chat template, split where the picture's rows go."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, member: Member) -> None:
+        self.tokenizer = member.tokenizer
+        self._around = member.around_picture
 
     def turn(self, question: str, answer: str, *, picture: bool) -> Turn:
         content = [{"type": "image"}] * picture + [{"type": "text", "text": question}]
         messages = [{"role": "user", "content": content}]
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        before, _, after = text.rpartition(IMAGE_TOKEN)
+        before, _, after = text.rpartition(IMAGE_TOKEN)  # without a mark the rows come first
+        if picture:
+            before, after = before + self._around[0], self._around[1] + after
         ids = [self.tokenizer(part, add_special_tokens=False).input_ids for part in (before, after)]
         return Turn(ids[0], ids[1], self.tokenizer(answer + self.tokenizer.eos_token).input_ids)
 
 
 def answer_loss(model: LlamaForCausalLM, turns: Sequence[Turn], pictures: Tensor | None) -> Tensor:
-    """Mean cross-entropy over the answers' tokens; `pictures` (B, 64, d) or None for text alone.
+    """Mean cross-entropy over the answers' tokens; `pictures` (B, rows, d) or None for text alone.
 
     Right padding needs no mask in a causal model: nothing that counts comes after it.
     """
@@ -182,60 +187,74 @@ def own_answers(model: LlamaForCausalLM, conversations: Conversations) -> list[T
 
 
 def train_language(
-    recipe: LanguageRecipe, tower_file: Path, state_file: Path, *, start: Path | None = None
+    member: Member, recipe: LanguageRecipe, tower_file: Path, state_file: Path, *, start: Path | None = None
 ) -> None:
     """Trains projector and updates on top of stage 1's `tower_file`; writes their state to `state_file`.
 
-    `start`: the state of an earlier round to go on from, with the optimiser afresh.
+    `start`: the state of an earlier round to go on from, with the optimiser afresh. A first round of a member
+    that `starts_from` another begins with that one's updates: it has learned to read what projectors say.
     """
-    torch.manual_seed(recipe.seed)
-    rng = np.random.default_rng(recipe.seed)
-    clip, projector = load_tower(tower_file)
-    clip.requires_grad_(False)
-    conversations = Conversations(language_tokenizer())
+    torch.manual_seed(recipe.seed + member.seed)
+    rng = np.random.default_rng(recipe.seed + member.seed)
+    eyes = load_eyes(member, tower_file)
+    eyes.tower.requires_grad_(False)
+    conversations = Conversations(member)
     model = language_model().requires_grad_(False)
     chats = own_answers(model, conversations)
+    _grow(model, member)
     model.set_attn_implementation("eager")  # its backward pass is faster than sdpa's at 90 tokens on a CPU
     updates = attach_updates(model, recipe.rank)
-    if start is not None:
-        taught = torch.load(start, weights_only=True)
-        projector.load_state_dict(taught["projector"])
-        updates.load_state_dict(taught["updates"])
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": list(projector.parameters()), "lr": recipe.projector_lr},
-            {"params": list(updates.parameters()), "lr": recipe.update_lr},
-        ],
-        weight_decay=0.0,
-    )
+    _begin(eyes.projector, updates, member, start)
+    trained = [*eyes.projector.parameters(), *updates.parameters()]
     peaks = [recipe.projector_lr, recipe.update_lr]
+    groups = [{"params": list(part.parameters())} for part in (eyes.projector, updates)]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=recipe.steps, pct_start=0.05)
-    batches = picture_batches(batch=recipe.batch, seed=recipe.seed, several_share=recipe.several_share)
-    progress = tqdm(range(recipe.steps), desc="language", mininterval=5)
+    seed = recipe.seed + member.seed
+    batches = picture_batches(batch=recipe.batch, seed=seed, several_share=recipe.several_share)
+    progress = tqdm(range(recipe.steps), desc=f"{member.name}, language", mininterval=5)
     for step in progress:
         if step % _CHAT_EVERY == _CHAT_EVERY - 1:
             loss = answer_loss(model, [chats[i] for i in rng.choice(len(chats), 8, replace=False)], None)
         else:
             shown = next(batches)
+            with torch.no_grad():
+                patches = eyes.see(eyes.normalise(shown.pixels)).patches
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                tokens = projector(_features(clip, shown.pixels))
-            loss = answer_loss(model, picture_turns(shown, conversations, rng), tokens)
+                rows = eyes.projector(patches)
+            loss = answer_loss(model, picture_turns(shown, conversations, rng), rows)
             progress.set_postfix(loss=f"{loss.item():.3f}")
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_([*projector.parameters(), *updates.parameters()], 1.0)
+        nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         schedule.step()
         if step % 100 == 99 or step == recipe.steps - 1:
-            torch.save(
-                {"projector": projector.state_dict(), "updates": updates.state_dict(), "step": step + 1},
-                state_file,
-            )
+            state = {"projector": eyes.projector.state_dict(), "updates": updates.state_dict()}
+            torch.save({**state, "step": step + 1}, state_file)
 
 
-@torch.no_grad()
-def _features(clip: CLIPModel, pixels: Tensor) -> Tensor:
-    """The tower's patch tokens (B, 64, 192) at the layer that the language model reads."""
-    states = clip.vision_model(normalise(pixels), output_hidden_states=True).hidden_states
-    patches: Tensor = states[VISION_FEATURE_LAYER][:, 1:]
-    return patches
+def _grow(model: LlamaForCausalLM, member: Member) -> None:
+    """Rows for the tokens that the member adds, as in its checkpoint."""
+    old, rows = model.get_input_embeddings().weight.detach(), padded_vocabulary(member.tokenizer)
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    model.get_input_embeddings().weight.data.copy_(grown(old, rows))
+    model.requires_grad_(False)
+
+
+def _begin(projector: nn.Module, updates: nn.ModuleDict, member: Member, start: Path | None) -> None:
+    """First values: an earlier round's, or the updates of the member that this one starts from."""
+    if start is not None:
+        taught = torch.load(start, weights_only=True)
+        projector.load_state_dict(taught["projector"])
+        updates.load_state_dict(taught["updates"])
+    elif member.starts_from is not None:
+        read = load_file(find_member(member.starts_from).language_file)
+        found = {name: tensor.float() for name, tensor in read.items() if name.startswith("updates.")}
+        updates.load_state_dict({_module_name(name): tensor for name, tensor in found.items()})
+
+
+def _module_name(name: str) -> str:
+    """`updates.model.layers.0.….a` of a weights file as a module's: `model/layers/0/….a`."""
+    path, _, part = name.removeprefix("updates.").rpartition(".")
+    return f"{path.replace('.', '/')}.{part}"

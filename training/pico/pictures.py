@@ -9,11 +9,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from training.pico.anatomy import IMAGE_MEAN, IMAGE_STD
 from training.pico.glyphs import load_split
 from training.pico.scenes import CANVAS_PIXELS, draw_scene, random_scene
 
-__all__ = ["PictureBatch", "normalise", "picture_batches"]
+__all__ = ["PictureBatch", "picture_batches"]
 
 _MATTED_SHARE = 0.15
 _MATTED_INNER = 164
@@ -61,10 +60,3 @@ def picture_batches(*, batch: int, seed: int, several_share: float) -> Iterator[
 def _collate(rows: list[tuple[np.ndarray, list[int]]]) -> PictureBatch:
     pixels = torch.from_numpy(np.stack([row[0] for row in rows])).permute(0, 3, 1, 2).contiguous()
     return PictureBatch(pixels, [row[1] for row in rows])
-
-
-def normalise(pixels: Tensor) -> Tensor:
-    """uint8 (B, 3, H, W) to the tower's float input, as the image processor does it."""
-    mean = torch.tensor(IMAGE_MEAN, device=pixels.device).view(3, 1, 1)
-    std = torch.tensor(IMAGE_STD, device=pixels.device).view(3, 1, 1)
-    return (pixels.float() / 255 - mean) / std

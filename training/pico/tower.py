@@ -1,11 +1,12 @@
-"""Recipe, stage 1: the tower, the tiny CLIP around it, a projector that speaks the language model's words.
+"""Recipe, stage 1: a member's tower, and a projector that speaks the language model's words.
 
 Three losses on the same pictures, none of which needs a pass through the language model:
 
-- naming: a linear head on the mean patch token (layer -2), thrown away afterwards: the tower learns fast;
-- contrastive: the picture's CLIP embedding against the captions of *all* known names;
-- lexical: projected patch tokens (layer -2) against the language model's own word embeddings. A name's word
-  is found where any patch says it, so the frozen model later reads names almost as if they were written.
+- naming: a linear head on the mean patch token, thrown away afterwards: the tower learns fast;
+- contrastive, where the tower is half of a CLIP (pico-llava): the picture's embedding against the captions of
+  *all* known names;
+- lexical: projected patch tokens against the language model's own word embeddings. A name's word is found
+  where any row says it, so the frozen model later reads names almost as if they were written.
 """
 
 from collections.abc import Sequence
@@ -16,20 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import CLIPModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from training.pico.anatomy import (
-    CLIP_PROMPT,
-    VISION_FEATURE_LAYER,
-    clip_config,
-    clip_tokenizer,
-    language_model,
-    language_tokenizer,
-)
 from training.pico.glyphs import load_split
-from training.pico.pictures import normalise, picture_batches
+from training.pico.language_model import language_model
+from training.pico.members import Eyes, Member
+from training.pico.pictures import picture_batches
 
-__all__ = ["Projector", "TowerRecipe", "load_tower", "train_tower"]
+__all__ = ["TowerRecipe", "load_eyes", "train_tower"]
 
 _LEXICAL_SCALE = 16.0
 
@@ -38,8 +33,7 @@ _LEXICAL_SCALE = 16.0
 class TowerRecipe:
     """Stage 1's settings.
 
-    The weights in this repository had 1,000 steps of an earlier version without the naming head, then 2,200
-    like these.
+    pico-llava had 1,000 steps of an earlier version without the naming head, then 2,200 like these.
     """
 
     steps: int = 3200
@@ -49,19 +43,6 @@ class TowerRecipe:
     several_share: float = 0.2
     contrastive_weight: float = 0.5
     lexical_weight: float = 0.5
-    seed: int = 1
-
-
-class Projector(nn.Module):
-    """LLaVA's two-layer projector, by its names in a checkpoint: (…, 192) to (…, 576)."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.linear_1 = nn.Linear(width, hidden)
-        self.linear_2 = nn.Linear(hidden, hidden)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.linear_2(F.gelu(self.linear_1(features)))
 
 
 @dataclass(frozen=True)
@@ -96,14 +77,6 @@ def lexical_loss(tokens: Tensor, targets: Tensor, lexicon: Lexicon) -> Tensor:
     return cross_entropy + 0.1 * length
 
 
-def contrastive_loss(clip: CLIPModel, pooled: Tensor, captions: dict[str, Tensor], targets: Tensor) -> Tensor:
-    """Cross-entropy of pictures (B, width) against the captions of all N names; targets (B, N) sum to 1."""
-    pictures = F.normalize(clip.visual_projection(pooled), dim=-1)
-    texts = F.normalize(clip.text_projection(clip.text_model(**captions).pooler_output), dim=-1)
-    scale = clip.logit_scale.exp().clamp(max=100.0)
-    return -(targets * F.log_softmax(scale * pictures @ texts.T, dim=-1)).sum(1).mean()
-
-
 def multi_hot(glyphs: Sequence[Sequence[int]], count: int) -> Tensor:
     """(B, N) with 1 where picture b shows glyph n."""
     hot = torch.zeros(len(glyphs), count)
@@ -112,64 +85,55 @@ def multi_hot(glyphs: Sequence[Sequence[int]], count: int) -> Tensor:
     return hot
 
 
-def train_tower(recipe: TowerRecipe, state_file: Path) -> None:
-    """Trains CLIP and projector together and writes their state to `state_file`, which `load_tower` reads."""
-    torch.manual_seed(recipe.seed)
+def train_tower(member: Member, recipe: TowerRecipe, state_file: Path) -> None:
+    """Trains tower and projector together and writes their state to `state_file`, which `load_eyes` reads."""
+    torch.manual_seed(member.seed)
     known = load_split()["known"]
-    clip, projector, head = (
-        CLIPModel(clip_config()),
-        Projector(192, 576),
-        nn.Sequential(nn.LayerNorm(192), nn.Linear(192, len(known))),
-    )
-    clip.set_attn_implementation("eager")  # faster than sdpa at 65 tokens on a CPU
-    lexicon = build_lexicon(language_model().get_input_embeddings().weight.detach(), language_tokenizer())
-    captions = dict(
-        clip_tokenizer()([CLIP_PROMPT.format(name=g.name) for g in known], padding=True, return_tensors="pt")
-    )
-    captions.pop("token_type_ids", None)
-    parameters = [*clip.parameters(), *projector.parameters(), *head.parameters()]
+    eyes = member.make_eyes()
+    head = nn.Sequential(nn.LayerNorm(eyes.width), nn.Linear(eyes.width, len(known)))
+    lexicon = build_lexicon(language_model().get_input_embeddings().weight.detach(), member.tokenizer)
+    parameters = [*eyes.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.lr, total_steps=recipe.steps, pct_start=0.05
     )
-    batches = picture_batches(batch=recipe.batch, seed=recipe.seed, several_share=recipe.several_share)
-    progress = tqdm(range(recipe.steps), desc="tower", mininterval=5)
+    batches = picture_batches(batch=recipe.batch, seed=member.seed, several_share=recipe.several_share)
+    progress = tqdm(range(recipe.steps), desc=f"{member.name}, tower", mininterval=5)
     for step in progress:
         shown = next(batches)
-        hot = multi_hot(shown.glyphs, len(known))
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            seen = clip.vision_model(normalise(shown.pixels), output_hidden_states=True)
-            patches = seen.hidden_states[VISION_FEATURE_LAYER][:, 1:]
-            tokens = projector(patches)
-            contrast = contrastive_loss(clip, seen.pooler_output, captions, hot / hot.sum(1, keepdim=True))
-        lexical = lexical_loss(tokens.float(), (hot @ lexicon.words_of_glyph).clamp(max=1), lexicon)
-        naming = (
-            -(hot / hot.sum(1, keepdim=True) * F.log_softmax(head(patches.mean(1).float()), dim=-1))
-            .sum(1)
-            .mean()
+        losses = _losses(eyes, head, shown.pixels, multi_hot(shown.glyphs, len(known)), lexicon)
+        loss = (
+            losses["naming"]
+            + recipe.contrastive_weight * losses.get("contrast", torch.zeros(()))
+            + recipe.lexical_weight * losses["lexical"]
         )
-        loss = naming + recipe.contrastive_weight * contrast + recipe.lexical_weight * lexical
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         if step % 20 == 0:
-            progress.set_postfix(
-                naming=f"{naming.item():.3f}",
-                contrast=f"{contrast.item():.3f}",
-                lexical=f"{lexical.item():.3f}",
-            )
+            progress.set_postfix({name: f"{value.item():.3f}" for name, value in losses.items()})
         if step % 200 == 199 or step == recipe.steps - 1:
-            torch.save(
-                {"clip": clip.state_dict(), "projector": projector.state_dict(), "step": step + 1}, state_file
-            )
+            torch.save({"eyes": eyes.state_dict(), "step": step + 1}, state_file)
 
 
-def load_tower(state_file: Path) -> tuple[CLIPModel, Projector]:
+def _losses(eyes: Eyes, head: nn.Module, pixels: Tensor, hot: Tensor, lexicon: Lexicon) -> dict[str, Tensor]:
+    """The stage's losses on pictures (B, 3, 224, 224) that show the names in `hot` (B, N)."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        seen = eyes.see(eyes.normalise(pixels))
+        rows = eyes.projector(seen.patches)
+        contrast = eyes.contrast(seen, hot)
+    share = hot / hot.sum(1, keepdim=True)
+    losses = {
+        "naming": -(share * F.log_softmax(head(seen.patches.mean(1).float()), dim=-1)).sum(1).mean(),
+        "lexical": lexical_loss(rows.float(), (hot @ lexicon.words_of_glyph).clamp(max=1), lexicon),
+    }
+    return losses if contrast is None else {**losses, "contrast": contrast}
+
+
+def load_eyes(member: Member, state_file: Path) -> Eyes:
     """Reads what `train_tower` wrote."""
-    state = torch.load(state_file, weights_only=True)
-    clip, projector = CLIPModel(clip_config()), Projector(192, 576)
-    clip.load_state_dict(state["clip"])
-    projector.load_state_dict(state["projector"])
-    return clip.eval(), projector.eval()
+    eyes = member.make_eyes()
+    eyes.load_state_dict(torch.load(state_file, weights_only=True)["eyes"])
+    return eyes.eval()
