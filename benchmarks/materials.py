@@ -30,12 +30,12 @@ def find_model(given: Path | None, say: Callable[[str], None]) -> Path:
     if given is not None:
         return given
     from training.paths import model_folder
-    from training.pico.build import build_pico_llava, is_current
+    from training.pico.build import build_model, is_current
 
     folder = model_folder("pico-llava")
-    if not is_current(folder):
+    if not is_current("pico-llava", folder):
         say(f"building pico-llava in {folder}")
-        build_pico_llava(folder)
+        build_model("pico-llava", folder)
     return folder
 
 

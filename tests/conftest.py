@@ -37,6 +37,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def pico_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model, built once a session where `PASSEPARTOUT_HOME` = its second parent finds it."""
-    from training.pico.build import build_pico_llava
+    from training.pico.build import build_model
 
-    return build_pico_llava(tmp_path_factory.mktemp("home") / "models" / "pico-llava")
+    return build_model("pico-llava", tmp_path_factory.mktemp("home") / "models" / "pico-llava")

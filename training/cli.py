@@ -57,8 +57,12 @@ def main_model(argv: list[str]) -> int:
     if argv[:1] and argv[0] in _MODEL_COMMANDS:
         run: Callable[[list[str]], int] = import_module(_MODEL_COMMANDS[argv[0]][0]).main
         return run(argv[1:])
-    lines = [f"  passepartout model {verb} NAME   {meaning}" for verb, (_, meaning) in _MODEL_COMMANDS.items()]
-    print("\n".join(["usage:", *lines, "  NAME is pico-llava, or another of the family (see `build --help`)"]))
+    lines = [
+        f"  passepartout model {verb} NAME   {meaning}" for verb, (_, meaning) in _MODEL_COMMANDS.items()
+    ]
+    print(
+        "\n".join(["usage:", *lines, "  NAME is pico-llava, or another of the family (see `build --help`)"])
+    )
     return 0 if {"-h", "--help"} & set(argv) else 2
 
 

@@ -12,7 +12,7 @@ from training.backbone import LlavaBackbone
 from training.chat import collate
 from training.choices import ChoiceMask
 from training.data import Example
-from training.pico.anatomy import language_tokenizer
+from training.pico.members import find_member
 
 CHOICES = ("one", "two", "three", "a heron", "a heron by the water", "crème brûlée")
 
@@ -35,13 +35,13 @@ def grammar_ids(tokenizer: Any, choices: tuple[str, ...], written: str) -> list[
 )
 @pytest.mark.parametrize("which", ["pico", "tiny"])
 def test_the_mask_is_xgrammars(tiny: LlavaBackbone, which: str, written: str) -> None:
-    tokenizer = language_tokenizer() if which == "pico" else tiny.processor.tokenizer
+    tokenizer = find_member("pico-llava").tokenizer if which == "pico" else tiny.processor.tokenizer
     mask = ChoiceMask(tokenizer, CHOICES)
     assert mask.next_ids(written.encode()) == grammar_ids(tokenizer, CHOICES, written)
 
 
 def test_an_answers_tokens_come_first_and_every_other_spelling_competes(tiny: LlavaBackbone) -> None:
-    tokenizer = language_tokenizer()
+    tokenizer = find_member("pico-llava").tokenizer
     mask = ChoiceMask(tokenizer, ("two", "three"))
     answer = tokenizer("three<|im_end|>", add_special_tokens=False).input_ids
     first, last = mask.allowed(answer)
@@ -52,7 +52,7 @@ def test_an_answers_tokens_come_first_and_every_other_spelling_competes(tiny: Ll
 
 @pytest.mark.parametrize("answer", ["four", "thr", "threes"])
 def test_an_answer_that_is_none_of_the_choices_is_refused(answer: str) -> None:
-    tokenizer = language_tokenizer()
+    tokenizer = find_member("pico-llava").tokenizer
     ids = tokenizer(f"{answer}<|im_end|>", add_special_tokens=False).input_ids
     with pytest.raises(ConfigError, match=rf"data: expected answers among .*, came '{answer}'"):
         ChoiceMask(tokenizer, ("two", "three")).allowed(ids)

@@ -1,7 +1,7 @@
 """Recipe, stage 2: the projector and low-rank updates of the language model, taught to name what is shown.
 
-The tower stays as stage 1 left it (pico-llava's is the tiny CLIP's as well). Every tenth step answers plain text questions as
-the untouched language model would, so that it does not forget how to chat.
+The tower stays as stage 1 left it (pico-llava's is the tiny CLIP's as well). Every tenth step answers plain
+text questions as the untouched language model would, so that it does not forget how to chat.
 """
 
 from collections.abc import Sequence

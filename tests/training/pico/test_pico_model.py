@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from prompts.fingerprint import base_model_ref
 from training.backbone import LlavaBackbone
 from training.evaluate import evaluate, score_of
-from training.pico.anatomy import IMAGE_TOKEN
-from training.pico.build import CLIP_WEIGHTS, LLAVA_WEIGHTS, is_current, merged
+from training.pico.build import is_current
+from training.pico.language_model import IMAGE_TOKEN, merged
+from training.pico.members import MEMBERS, Member
 from training.pico.tasks import make_source
 
 MAX_WEIGHT_BYTES = 12_000_000
@@ -20,9 +21,11 @@ NAMED_RIGHT = 0.85
 
 
 @pytest.mark.unit
-def test_the_weights_in_the_repository_are_small_and_bf16() -> None:
-    assert CLIP_WEIGHTS.stat().st_size + LLAVA_WEIGHTS.stat().st_size <= MAX_WEIGHT_BYTES
-    for file in (CLIP_WEIGHTS, LLAVA_WEIGHTS):
+@pytest.mark.parametrize("member", MEMBERS.values(), ids=MEMBERS)
+def test_the_weights_in_the_repository_are_small_and_bf16(member: Member) -> None:
+    files = (member.tower_file, member.language_file)
+    assert sum(file.stat().st_size for file in files) <= MAX_WEIGHT_BYTES
+    for file in files:
         assert {tensor.dtype for tensor in load_file(file).values()} == {torch.bfloat16}
 
 
@@ -54,7 +57,7 @@ def test_it_is_a_standard_llava_checkpoint(pico_llava: Path) -> None:
     assert config["architectures"] == ["LlavaForConditionalGeneration"]
     assert "auto_map" not in config
     assert processor.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) == config["image_token_index"]
-    assert is_current(pico_llava)
+    assert is_current("pico-llava", pico_llava)
 
 
 @pytest.mark.behaviour

@@ -1,12 +1,12 @@
-"""`passepartout model train pico-llava` runs: both stages, a step each, into weights of the shipped kind."""
+"""`passepartout model train NAME` runs: both stages, a step each, into weights of the shipped kind."""
 
 from pathlib import Path
 
 import pytest
 from safetensors import safe_open
 
-from training.pico.anatomy import WEIGHTS_FOLDER
-from training.pico.recipe import ROUNDS, main
+from training.pico.members import MEMBERS, Member
+from training.pico.recipe import main, rounds_of
 
 pytestmark = pytest.mark.behaviour
 
@@ -16,15 +16,14 @@ def shapes(file: Path) -> dict[str, list[int]]:
         return {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
 
 
-def test_the_recipe_makes_weights_like_the_shipped_ones(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["--run", str(tmp_path / "run"), "--out", str(tmp_path / "weights")]
+@pytest.mark.parametrize("member", MEMBERS.values(), ids=MEMBERS)
+def test_the_recipe_makes_weights_like_the_shipped_ones(member: Member, tmp_path: Path) -> None:
+    arguments = [member.name, "--run", str(tmp_path / "run"), "--out", str(tmp_path / "weights")]
     arguments += ["--tower-steps", "1", "--language-steps", "1"]
     assert main(arguments) == 0
-    for name in ("clip.safetensors", "llava.safetensors"):
-        assert shapes(tmp_path / "weights" / name) == shapes(WEIGHTS_FOLDER / name)
+    for shipped in (member.tower_file, member.language_file):
+        assert shapes(tmp_path / "weights" / shipped.name) == shapes(shipped)
     done = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "run").iterdir()}
-    assert len(done) == 1 + len(ROUNDS)
+    assert len(done) == 1 + len(rounds_of(member))
     assert main(arguments) == 0
     assert {file.name: file.stat().st_mtime_ns for file in (tmp_path / "run").iterdir()} == done

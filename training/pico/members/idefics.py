@@ -1,4 +1,4 @@
-"""pico-idefics: Idefics3's layout, which SmolVLM shares. A SigLIP tower, a pixel shuffle, one linear layer."""
+"""pico-idefics: Idefics3's layout, SmolVLM's too. A SigLIP tower, a pixel shuffle, one linear layer."""
 
 from pathlib import Path
 

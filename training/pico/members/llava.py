@@ -1,4 +1,4 @@
-"""pico-llava, whose tower is half of a tiny CLIP, and pico-llava-b, with a coarser, wider tower of its own."""
+"""pico-llava, whose tower is half of a tiny CLIP, and pico-llava-b, whose tower is coarser and wider."""
 
 from pathlib import Path
 from typing import ClassVar
