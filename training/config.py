@@ -40,7 +40,9 @@ class TrainConfig(_Config):
     name: Name = Field(description="the task's name, as the server will list it")
     version: Version = Field("1", description="the bundle's version", coerce_numbers_to_str=True)
     description: str = Field("", max_length=4096, description="one line for people")
-    model: Path = Field(description="folder of the frozen base model, LLaVA layout")
+    model: Path = Field(
+        description="folder of the frozen base model: any vision-language one for tvp, LLaVA's for m2pt"
+    )
     out: Path = Field(description="run folder: log, plot, checkpoint, and the bundle")
     bundle: Path | None = Field(None, description="where the bundle goes (default: <out>/bundle)")
     data: DataConfig = Field(description="training examples")
@@ -90,7 +92,12 @@ class TvpOptions(_Config):
     frame: FrameSpec = Field(default_factory=FrameSpec, description="geometry and value range")
     lambda_fca: float = Field(0.005, ge=0.0, description="λ₁, weight of feature consistency alignment")
     lambda_tse: float = Field(0.001, ge=0.0, description="λ₂, weight of task semantics enrichment")
-    clip: Path | None = Field(None, description="folder of the CLIP that task semantics enrichment asks")
+    clip: Path | None = Field(
+        None, description="folder of the CLIP or SigLIP that task semantics enrichment asks"
+    )
+    also: tuple[Path, ...] = Field(
+        (), description="more frozen models to train the frame through at once (an ensemble)"
+    )
     random_crop: bool = Field(True, description="train on random crops of the shrunk picture (test: centre)")
     flip: bool = Field(True, description="train on mirrored pictures half the time")
 

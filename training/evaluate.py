@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from prompts.bundle import Bundle
 from prompts.errors import ConfigError, PictureRequiredError
 from prompts.faults import fault
 from prompts.frame import frame_picture
 from prompts.manifest import Usage
-from training.backbone import NO_PROMPTS, DeepPrompts, LlavaBackbone
+from training.backbone import NO_PROMPTS, Backbone, DeepPrompts, Features
 from training.data import Example, ExampleSource
 from training.decoding import generate, score_choices
 from training.statistics import Score, score
@@ -48,7 +47,7 @@ class Graded:
 
 
 def evaluate(
-    backbone: LlavaBackbone,
+    backbone: Backbone,
     source: ExampleSource,
     *,
     bundle: Bundle | None = None,
@@ -100,9 +99,9 @@ def normalise_answer(text: str) -> str:
 
 
 def picture_features(
-    backbone: LlavaBackbone, examples: Sequence[Example], bundle: Bundle | None, deep: DeepPrompts
-) -> Tensor | None:
-    """Rows of image features as the server makes them, (pictures, N, d): framed if the bundle has a frame.
+    backbone: Backbone, examples: Sequence[Example], bundle: Bundle | None, deep: DeepPrompts
+) -> Features | None:
+    """Image features as the server makes them: of framed pictures if the bundle has a frame.
 
     None where no example has a picture.
 
@@ -119,14 +118,14 @@ def picture_features(
         if bundle is None or frame is None or bundle.frame_delta is None:
             return backbone.image_features(backbone.process(pictures), deep)
         framed = torch.stack([frame_picture(picture, frame, bundle.frame_delta) for picture in pictures])
-        return backbone.image_features(backbone.pixels(framed), deep)
+        return backbone.image_features(backbone.process_canvas(framed), deep)
 
 
 def _ranked(
-    backbone: LlavaBackbone,
+    backbone: Backbone,
     examples: Sequence[Example],
     questions: Sequence[Sequence[int]],
-    features: Tensor | None,
+    features: Features | None,
     deep: DeepPrompts,
     usage: Usage,
 ) -> list[str]:

@@ -4,7 +4,7 @@ Hours of training must not end in a fault that the config showed from the beginn
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,19 +24,24 @@ class Inputs:
     validation: ExampleSource | None
 
 
-def open_training(config: TrainConfig, *, clip: Path | None = None, pictures: bool = False) -> Inputs:
+def open_training(
+    config: TrainConfig,
+    *,
+    checkpoints: Iterable[tuple[str, Path, Sequence[str]]],
+    pictures: bool = False,
+) -> Inputs:
     """Opens a training job's data and looks at each path the config names.
 
     Args:
-        clip: folder of the CLIP that the job will ask, if any.
+        checkpoints: field, folder and kinds (see `checkpoint_faults`) of each model the job will load.
         pictures: every example must have a picture.
 
     Raises:
-        ConfigError: with every fault of model, CLIP, data, validation, run folder and bundle folder.
+        ConfigError: with every fault of models, data, validation, run folder and bundle folder.
     """
-    faults = checkpoint_faults("model", config.model, "llava") + _target_faults(config)
-    if clip is not None:
-        faults += checkpoint_faults("tvp.clip", clip, "clip")
+    faults = _target_faults(config)
+    for field, folder, kinds in checkpoints:
+        faults += checkpoint_faults(field, folder, *kinds)
     entries = {"data": config.data}
     if config.validation is not None:
         entries["validation"] = config.validation
@@ -54,23 +59,24 @@ def open_evaluation(config: EvaluateConfig) -> ExampleSource:
     Raises:
         ConfigError: with every fault of model and data.
     """
-    faults = checkpoint_faults("model", config.model, "llava")
+    faults = checkpoint_faults("model", config.model)
     sources = _open({"data": config.data}, faults, pictures=False)
     if faults:
         raise ConfigError("evaluate", faults)
     return sources["data"]
 
 
-def checkpoint_faults(field: str, folder: Path, kind: str) -> list[str]:
-    """Why `folder` is no checkpoint of `kind` (`model_type` of its config.json); [] where it is one."""
-    expected = f"a checkpoint folder of type {kind}"
-    cure = "`passepartout model build pico-llava` makes one" + (", in its folder clip" * (kind == "clip"))
+def checkpoint_faults(field: str, folder: Path, *kinds: str) -> list[str]:
+    """Why `folder` is no checkpoint of a kind (`model_type` of its config.json; none named: any)."""
+    expected = "a checkpoint folder" + (f" of type {' or '.join(kinds)}" if kinds else "")
+    cure = "`passepartout model build pico-llava` makes one" + (", in its folder clip" * ("clip" in kinds))
     try:
         found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return [fault(field, expected=expected, came=f"{folder} without a readable config.json", cure=cure)]
     came = found.get("model_type") if isinstance(found, dict) else None
-    return [] if came == kind else [fault(field, expected=expected, came=f"type {came}", cure=cure)]
+    is_one = came in kinds if kinds else came is not None
+    return [] if is_one else [fault(field, expected=expected, came=f"type {came}", cure=cure)]
 
 
 def _open(

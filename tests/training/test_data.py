@@ -154,4 +154,4 @@ def test_tvp_refuses_text_alone_before_it_starts(tiny_folder: Path, tmp_path: Pa
     data = {"kind": "llava_json", "file": str(file), "images": str(tmp_path)}
     config = tvp_job(tiny_folder, tmp_path, tmp_path / "out", data=data)
     with pytest.raises(ConfigError, match=r"data: expected a picture in every example .*, came 1 without"):
-        open_training(config, pictures=True)
+        open_training(config, checkpoints=[], pictures=True)
