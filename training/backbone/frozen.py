@@ -100,7 +100,10 @@ class Backbone:
     @cached_property
     def decoder(self) -> Any:
         """The language model without its output layer."""
-        return self.model.get_decoder()
+        found = self.model.get_decoder()
+        while found.get_output_embeddings() is not None:  # BLIP-2 gives a language model with its head
+            found = found.get_decoder()
+        return found
 
     def encode_example(self, example: Example, usage: Usage, *, over_choices: bool = False) -> Encoded:
         """Question and answer of an example as token ids, rendered as the server renders them.
@@ -221,7 +224,13 @@ class Backbone:
         if "mm_token_type_ids" in self._model_inputs:
             others = {**others, "mm_token_type_ids": batch.image.int()}
         with _rows_read_out(self.head, keep):
-            found = self.model(input_ids=batch.ids, mm_encoder_outputs={"image": output}, **others, **caching)
+            found = self.model(
+                input_ids=batch.ids,
+                pixel_values=None,  # some demand the name
+                mm_encoder_outputs={"image": output},
+                **others,
+                **caching,
+            )
         logits: Tensor = found.logits
         return logits
 
