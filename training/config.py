@@ -17,7 +17,10 @@ from prompts.manifest import FrameSpec, Name, Usage, Version
 from training.data import DataConfig
 
 __all__ = [
+    "Dtype",
     "EvaluateConfig",
+    "How",
+    "LossOver",
     "M2ptConfig",
     "M2ptOptions",
     "TrainConfig",
@@ -28,6 +31,8 @@ __all__ = [
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Dtype = Literal["auto", "float32", "bfloat16"]
+LossOver = Literal["vocabulary", "choices"]
+How = Literal["ranking", "structured", "generation"]
 
 
 class _Config(BaseModel):
@@ -55,7 +60,7 @@ class TrainConfig(_Config):
     warmup: Share = Field(0.03, description="share of the steps over which the learning rate rises")
     seed: int = Field(42, ge=0, lt=2**32, description="of order, crops and first values")
     dtype: Dtype = Field("auto", description="of the frozen weights; auto: bfloat16 where the machine has it")
-    loss_over: Literal["vocabulary", "choices"] = Field(
+    loss_over: LossOver = Field(
         "vocabulary",
         description="what an answer's tokens compete with: every token (the papers), or those of "
         "usage.choices, as at serving",
@@ -169,7 +174,7 @@ class EvaluateConfig(_Config):
     model: Path
     data: DataConfig
     bundle: Path | None = Field(None, description="a bundle to measure beside the base model")
-    how: Literal["ranking", "structured", "generation"] = Field(
+    how: How = Field(
         "ranking",
         description="rank the choices by mean log-likelihood per token; decode among them, as a server does "
         "for a task with choices; or generate and compare",
@@ -180,7 +185,7 @@ class EvaluateConfig(_Config):
     out: Path | None = Field(None, description="folder for results.json and answers.jsonl (default: none)")
 
 
-Config = TypeVar("Config", bound=_Config)
+Config = TypeVar("Config", bound=BaseModel)
 
 
 def read_config(kind: type[Config], file: Path, settings: Sequence[str] = ()) -> Config:

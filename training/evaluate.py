@@ -9,7 +9,6 @@ compared after normalisation (lower case, punctuation, articles, number words).
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
@@ -19,13 +18,13 @@ from prompts.faults import fault
 from prompts.frame import frame_picture
 from prompts.manifest import Usage
 from training.backbone import NO_PROMPTS, Backbone, DeepPrompts, Features
+from training.config import How
 from training.data import Example, ExampleSource
 from training.decoding import generate, score_choices
 from training.statistics import Score, score
 
 __all__ = ["Graded", "How", "evaluate", "normalise_answer", "picture_features", "score_of"]
 
-How = Literal["ranking", "structured", "generation"]
 
 _NUMBER_WORDS = {
     word: str(number)
@@ -51,6 +50,7 @@ def evaluate(
     source: ExampleSource,
     *,
     bundle: Bundle | None = None,
+    usage: Usage | None = None,
     how: How = "ranking",
     batch: int = 16,
     max_new_tokens: int = 16,
@@ -58,6 +58,7 @@ def evaluate(
 ) -> Iterator[Graded]:
     """Answers every example in order, `batch` at a time; yields them as they come.
 
+    `usage`: how the model without a bundle is asked (default: as the examples stand); a bundle has its own.
     `choices`: for `structured` the answers there are (default: the bundle's, else each example's).
 
     Raises:
@@ -65,7 +66,7 @@ def evaluate(
         PictureRequiredError: an example without a picture, and a bundle that only has a frame.
         UnsupportedError: the bundle has an output layer of its own.
     """
-    usage = bundle.manifest.usage if bundle else Usage()
+    usage = bundle.manifest.usage if bundle else usage or Usage()
     deep = DeepPrompts.of_bundle(bundle, backbone.device) if bundle else NO_PROMPTS
     for start in range(0, len(source), batch):
         examples = [source[index] for index in range(start, min(start + batch, len(source)))]
