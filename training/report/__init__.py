@@ -1,1 +1,1 @@
-"""`passepartout report tvp`: trains frames on models in turn, measures them on all, and writes what came out."""
+"""`passepartout report tvp`: frames trained on models in turn, measured on all, and what came out."""

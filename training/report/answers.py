@@ -77,9 +77,7 @@ def measure(
     source = make_source(task.test)
     if corruption is not None:
         source = CorruptedSource(source, corruption.kind, corruption.severity, seed=0)
-    graded = evaluate(
-        backbone, source, bundle=bundle, usage=task.usage, how=task.how, batch=batch
-    )
+    graded = evaluate(backbone, source, bundle=bundle, usage=task.usage, how=task.how, batch=batch)
     pairs = [(one.wanted, one.said) for one in graded]
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_suffix(".draft")

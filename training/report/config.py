@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 Method = Literal["vp", "evp", "tvp-without-fca", "tvp-without-tse", "tvp", "ensemble"]
-METHODS: dict[str, str] = {
+METHODS: dict[Method, str] = {
     "vp": "a perturbation of the whole picture, task loss alone",
     "evp": "a frame around the picture, task loss alone (λ₁ = λ₂ = 0)",
     "tvp-without-fca": "a frame, task semantics enrichment alone (λ₁ = 0)",
@@ -114,7 +114,7 @@ class ReportConfig(_Part):
         """Studies without sources and seeds take the first."""
         if not isinstance(raw, dict) or not raw.get("models"):
             return raw
-        first, seeds = list(raw["models"])[0], raw.get("seeds") or [0]
+        first, seeds = next(iter(raw["models"])), raw.get("seeds") or [0]
         filled = {"sources": raw.get("sources") or list(raw["models"])}
         for name in ("ablation", "scale"):
             if isinstance(raw.get(name), dict):

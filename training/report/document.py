@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from prompts.frame import preview
 from training.report import figures, tables
@@ -62,7 +63,7 @@ def _transfer(results: Results) -> list[str]:
     for source in config.sources:
         row = []
         for target in config.models:
-            gain = results.mean_gain(results.frames(method, source=source), lambda _, name=target: [name])
+            gain = results.gain_on(results.frames(method, source=source), target)
             row.append(float("nan") if gain is None else 100 * gain.mean)
         grid.append(row)
     title = f"{method}: gain over no prompt, mean over tasks"
@@ -77,16 +78,18 @@ def _transfer(results: Results) -> list[str]:
 
 def _frames(results: Results) -> str:
     """The first seed's frame of each method and source, on the first task."""
-    task, pictures = next(iter(results.config.tasks)), {}
-    methods = [method for method in METHODS if results.frames(method, task=task)]  # type: ignore[arg-type]
+    task, pictures = next(iter(results.config.tasks)), dict[tuple[str, str], Image.Image]()
+    methods = [method for method in METHODS if results.frames(method, task=task)]
     for method in methods:
         for source in results.config.sources:
-            jobs = results.frames(method, source=source, task=task)  # type: ignore[arg-type]
+            jobs = results.frames(method, source=source, task=task)
             if jobs:
                 pictures[method, source] = preview(results.trained[jobs[0]].bundle)
     sources = results.config.sources
     figures.frames_sheet(pictures, methods, sources, results.config.out / "frames.png")
-    return f"![Learned frames, by method and source, for {task}](frames.png)\n\nClipped to [0, 1] to be shown."
+    return (
+        f"![Learned frames, by method and source, for {task}](frames.png)\n\nClipped to [0, 1] to be shown."
+    )
 
 
 def _studies(results: Results) -> list[str]:
@@ -118,7 +121,7 @@ def _draw_scale(results: Results) -> None:
     for share in study.shares:
         jobs = [job for job in results.trained if job.share == share]
         for name, points in lines.items():
-            gain = results.mean_gain(jobs, lambda _, name=name: [name])
+            gain = results.gain_on(jobs, name)
             if gain is not None:
                 points.append((100 * share, 100 * gain.mean))
     figures.curve(

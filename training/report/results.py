@@ -37,10 +37,8 @@ class Results:
         """(n,) −1, 0 or 1: right with the frame minus right without."""
         return self.framed[job, target].right - self.base[target, job.task].right
 
-    def frames(
-        self, method: Method, *, source: str | None = None, task: str | None = None
-    ) -> list[FrameJob]:
-        """Frames of a method that were trained on a whole task, from one first source and task where given."""
+    def frames(self, method: Method, *, source: str | None = None, task: str | None = None) -> list[FrameJob]:
+        """Frames of a method, trained on all of the data; of one first source and one task where given."""
         return [
             job
             for job in self.trained
@@ -72,11 +70,19 @@ class Results:
         for job in jobs:
             grouped.setdefault((job.sources, job.task), []).append(job)
         groups = [
-            np.stack([np.stack([self._difference(job, name, over) for name in targets(job)]) for job in group])
+            np.stack([self._differences(job, targets(job), over) for job in group])
             for group in grouped.values()
             if list(targets(group[0]))
         ]
         return mean_gain(groups) if groups else None
+
+    def gain_on(self, jobs: Sequence[FrameJob], target: str) -> Gain | None:
+        """The mean gain over frames on one model."""
+        return self.mean_gain(jobs, lambda _: [target])
+
+    def _differences(self, job: FrameJob, targets: Iterable[str], over: Method | None) -> Difference:
+        """(targets, n)."""
+        return np.stack([self._difference(job, target, over) for target in targets])
 
     def _difference(self, job: FrameJob, target: str, over: Method | None) -> Difference:
         if over is None:

@@ -37,9 +37,7 @@ def run_report(config: ReportConfig) -> Results:
 def _check(config: ReportConfig) -> None:
     """Hours of work must not end in a fault that the config showed from the beginning."""
     faults = [
-        one
-        for name, folder in config.models.items()
-        for one in checkpoint_faults(f"models.{name}", folder)
+        one for name, folder in config.models.items() for one in checkpoint_faults(f"models.{name}", folder)
     ]
     for name, task in config.tasks.items():
         for field, entry in (("train", task.train), ("test", task.test)):

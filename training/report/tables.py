@@ -1,9 +1,10 @@
 """A report's tables, as Markdown."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from training.report.answers import Answers
 from training.report.config import METHODS, Method
 from training.report.plan import FrameJob
 from training.report.results import Results
@@ -75,7 +76,7 @@ def transfer(results: Results, method: Method, task: str) -> str:
 
 
 def _cell(results: Results, jobs: Sequence[FrameJob], target: str, *, own: bool) -> str:
-    gain = results.mean_gain(jobs, lambda _: [target])
+    gain = results.gain_on(jobs, target)
     if gain is None:
         return "–"
     text = f"{100 * gain.mean:+.0f} [{100 * gain.low:+.0f} to {100 * gain.high:+.0f}]"
@@ -109,20 +110,25 @@ def hallucination(results: Results) -> str:
     for task in results.config.tasks:
         for target in results.config.models:
             base = results.base[target, task]
-            if not base.is_yes_no:
-                continue
-            found = [("none", [base])]
-            for method in results.config.methods:
-                jobs = [job for job in results.frames(method, task=task) if target not in job.sources]
-                found.append((method, [results.framed[job, target] for job in jobs]))
-            for method, answers in found:
-                if answers:
-                    measured = [yes_no(one.wanted, one.said) for one in answers]
-                    fields = ("accuracy", "precision", "recall", "f1", "yes_ratio")
-                    means = [100 * float(np.mean([getattr(one, name) for one in measured])) for name in fields]
-                    rows.append([f"{task} on {target}", method, *(f"{mean:.0f}" for mean in means)])
+            if base.is_yes_no:
+                rows += [[f"{task} on {target}", *line] for line in _yes_no_lines(results, task, target)]
     heading = ["task", "prompt", "accuracy", "precision", "recall", "F1", "yes-ratio"]
     return table(heading, rows) if rows else ""
+
+
+def _yes_no_lines(results: Results, task: str, target: str) -> Iterator[list[str]]:
+    yield ["none", *_yes_no_figures([results.base[target, task]])]
+    for method in results.config.methods:
+        jobs = [job for job in results.frames(method, task=task) if target not in job.sources]
+        if jobs:
+            yield [method, *_yes_no_figures([results.framed[job, target] for job in jobs])]
+
+
+def _yes_no_figures(answers: Sequence[Answers]) -> list[str]:
+    """Percentages, the mean over several measurements."""
+    measured = [yes_no(one.wanted, one.said) for one in answers]
+    fields = ("accuracy", "precision", "recall", "f1", "yes_ratio")
+    return [f"{100 * float(np.mean([getattr(one, name) for one in measured])):.0f}" for name in fields]
 
 
 def scale(results: Results) -> str:
@@ -133,7 +139,7 @@ def scale(results: Results) -> str:
     rows = []
     for share in study.shares:
         jobs = [job for job in results.trained if job.share == share]
-        cells = [_said(results.mean_gain(jobs, lambda _, name=name: [name])) for name in results.config.models]
+        cells = [_said(results.gain_on(jobs, name)) for name in results.config.models]
         rows.append([f"{100 * share:g} %", str(max(1, round(share * study.examples))), *cells])
     return table(heading, rows)
 
