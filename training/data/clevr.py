@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from prompts.errors import ConfigError
 from prompts.faults import fault, validation_faults
@@ -32,8 +32,6 @@ _KEPT = ("questions", "question", "answer", "image_filename")
 
 
 class _Question(BaseModel):
-    model_config = ConfigDict(strict=True)
-
     question: str
     answer: str
     image_filename: str
@@ -69,7 +67,7 @@ def open_clevr(entry: ClevrData) -> ItemSource[Path]:
 def _read_questions(file: Path) -> Sequence[_Question]:
     text = read_file("root", file, expected=_LAYOUT)
     try:
-        return TypeAdapter(_Questions).validate_python(json.loads(text, object_hook=_trimmed)).questions
+        return _Questions.model_validate(json.loads(text, object_hook=_trimmed)).questions
     except ValidationError as error:
         raise ConfigError("data", validation_faults(error, source=file.name)[:FAULTS_GATHERED]) from error
     except ValueError as error:

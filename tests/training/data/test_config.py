@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from prompts.faults import validation_faults
@@ -14,6 +15,8 @@ from training.data.config import AnyData
 from training.data.example import count_without_picture, known_answers
 from training.data.items import Item, spread
 from training.data.make import OPENERS
+
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "datasets.md"
 
 
 def test_every_kind_has_an_opener_and_a_docstring() -> None:
@@ -68,3 +71,16 @@ def test_a_source_that_draws_its_pictures_says_nothing_of_its_answers(picture_fo
     assert (len(drawn), known_answers(drawn), count_without_picture(drawn)) == (3, None, 0)
     read = open_data("image_folder", root=picture_folder, limit=2)
     assert (known_answers(read), count_without_picture(read)) == (frozenset(answers(read)), 0)
+
+
+def documented() -> dict[str, dict[str, Any]]:
+    """kind -> the example of its row in docs/datasets.md."""
+    rows = re.findall(r"^\| `(\w+)` \|.*\| `(\{.*\})` \|$", DOCUMENT.read_text("utf-8"), flags=re.MULTILINE)
+    return {kind: yaml.safe_load(example) for kind, example in rows}
+
+
+def test_each_kind_is_documented_with_an_example_that_fits() -> None:
+    examples = documented()
+    assert sorted(examples) == sorted(OPENERS)
+    entries = {kind: TypeAdapter(DataConfig).validate_python(example) for kind, example in examples.items()}
+    assert {kind: entry.kind for kind, entry in entries.items()} == {kind: kind for kind in examples}

@@ -74,7 +74,7 @@ def test_answers_beside_the_choices_are_found_before_a_job_starts(
     with pytest.raises(
         ConfigError, match=r"data: expected answers among usage\.choices, came 1 more, .*water"
     ):
-        open_training(tvp_job(tiny_folder, picture_folder, tmp_path / "out", **job))
+        open_training(tvp_job(tiny_folder, picture_folder, tmp_path / "out", **job), checkpoints=[])
 
 
 def make_imagenette(root: Path, split: str, pictures: int = 2) -> None:
