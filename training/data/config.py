@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from prompts.faults import shown
 
 __all__ = [
+    "AnyData",
     "Cifar10Data",
     "Cifar100Data",
     "CifarData",
