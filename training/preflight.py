@@ -11,7 +11,8 @@ from pathlib import Path
 from prompts.errors import ConfigError
 from prompts.faults import fault, shown
 from training.config import EvaluateConfig, TrainConfig
-from training.data import DataConfig, ExampleSource, ImageFolderSource, LlavaJsonSource, make_source
+from training.data import DataConfig, ExampleSource, make_source
+from training.data.example import count_without_picture, known_answers
 
 __all__ = ["Inputs", "checkpoint_faults", "open_evaluation", "open_training"]
 
@@ -97,9 +98,10 @@ def _open(
 
 def _answer_faults(config: TrainConfig, source: ExampleSource) -> list[str]:
     """Answers of the data that are none of the choices, where the loss is over them."""
-    if config.loss_over != "choices" or not isinstance(source, ImageFolderSource | LlavaJsonSource):
+    answers = known_answers(source) if config.loss_over == "choices" else None
+    if answers is None:
         return []
-    foreign = sorted(source.answers - set(config.usage.choices or ()))
+    foreign = sorted(answers - set(config.usage.choices or ()))
     if not foreign:
         return []
     came = f"{len(foreign)} more, the first of them {shown(foreign[0])}"
@@ -108,7 +110,7 @@ def _answer_faults(config: TrainConfig, source: ExampleSource) -> list[str]:
 
 
 def _picture_faults(field: str, source: ExampleSource) -> list[str]:
-    lacking = source.without_picture if isinstance(source, LlavaJsonSource) else 0
+    lacking = count_without_picture(source)
     if not lacking:
         return []
     expected, came = "a picture in every example (TVP is a frame around it)", f"{lacking} without"
