@@ -63,8 +63,6 @@ def test_a_methods_training_job(method: Any) -> None:
     assert lambdas == expected.get(method, (0.5, 0.25))
     frame = told.tvp.frame
     assert (frame.free, frame.inner) == (("all", 224) if method == "vp" else ("border", 164))
-        ("all", 224) if method == "vp" else ("border", 164)
-    )
     assert told.tvp.also == ((Path("models/b"),) if method == "ensemble" else ())
     assert (told.seed, told.steps, told.model, told.loss_over) == (4, 7, Path("models/a"), "choices")
 
