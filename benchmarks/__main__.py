@@ -29,6 +29,7 @@ QUESTIONS = {
     "tiers": "benchmarks.tiers",
     "transformers": "benchmarks.by_hand",
     "prefix": "benchmarks.prefix",
+    "tvp-steps": "benchmarks.tvp_steps",
 }
 README = Path(__file__).with_name("README.md")
 _MARKS = ("<!-- measured: written by `python -m benchmarks table` -->", "<!-- /measured -->")

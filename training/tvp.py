@@ -9,6 +9,7 @@ per step, since jobs are counted in steps.
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -25,7 +26,7 @@ from training.batches import places_of_pass, prepared
 from training.chat import Encoded
 from training.clean import CleanFeatures, View
 from training.config import TvpConfig, TvpOptions
-from training.data import Example, ExampleSource
+from training.data import Example
 from training.losses import JUDGES, Judge, feature_consistency
 from training.preflight import Inputs, open_training
 from training.provenance import provenance
@@ -33,7 +34,7 @@ from training.run import Run
 from training.saving import save_trained
 from training.schedule import cosine_rate
 
-__all__ = ["Pupil", "descend", "train_tvp"]
+__all__ = ["Batch", "Pupil", "batch_maker", "descend", "losses", "train_tvp"]
 
 _TINY = 1e-10
 
@@ -47,10 +48,14 @@ class Pupil:
 
 
 @dataclass(frozen=True)
-class _Batch:
-    """`canvas` (B, 3, H, W) f32: pictures in the middle, nothing on the border yet.
+class Batch:
+    """What one forward pass sees.
 
-    `views` name what of which example each shows; `encoded` are the requests, for each pupil its own.
+    Attributes:
+        canvas: (B, 3, H, W) f32, pictures in the middle, nothing on the border yet.
+        views: what of which example each shows.
+        encoded: the requests with their answers, for each pupil its own.
+        answers: as text.
     """
 
     canvas: Tensor
@@ -77,9 +82,10 @@ def train_tvp(config: TvpConfig) -> Bundle:
     device = pupils[0].backbone.device
     judge = Judge(clip, device) if clip else None
     delta, mask = saved["delta"].to(device), frame_mask(config.tvp.frame).to(device)
+    make = batch_maker(config, pupils, partial(_places, config, len(inputs.data)), inputs.data.__getitem__)
     passes = range(saved["step"] * config.accumulate, config.steps * config.accumulate)
     with (
-        closing(prepared(_batch_maker(config, pupils, inputs.data), passes)) as batches,
+        closing(prepared(make, passes)) as batches,
         closing(run.steps(saved["step"])) as steps,
     ):
         for step, bar in steps:
@@ -87,9 +93,9 @@ def train_tvp(config: TvpConfig) -> Bundle:
             gradient, figures = torch.zeros_like(delta), dict[str, float]()
             delta.requires_grad_(True)
             for _ in range(config.accumulate):
-                losses = _losses(pupils, judge, next(batches), delta, config.tvp)
-                gradient += torch.autograd.grad(losses["loss"], delta)[0] / config.accumulate
-                for name, value in losses.items():
+                found = losses(pupils, judge, next(batches), delta, config.tvp)
+                gradient += torch.autograd.grad(found["loss"], delta)[0] / config.accumulate
+                for name, value in found.items():
                     figures[name] = figures.get(name, 0.0) + value.item() / config.accumulate
             delta = descend(delta.detach(), gradient, mask, lr=lr, frame=config.tvp.frame)
             run.log(step, bar, **figures, lr=lr)
@@ -110,8 +116,8 @@ def _pupil(backbone: Backbone) -> Pupil:
     return Pupil(backbone, CleanFeatures(backbone))
 
 
-def _losses(
-    pupils: Sequence[Pupil], judge: Judge | None, batch: _Batch, delta: Tensor, options: TvpOptions
+def losses(
+    pupils: Sequence[Pupil], judge: Judge | None, batch: Batch, delta: Tensor, options: TvpOptions
 ) -> dict[str, Tensor]:
     """`loss` and the parts it is made of; a part of weight 0 is not computed."""
     canvas = batch.canvas.to(delta.device)
@@ -135,17 +141,26 @@ def _losses(
     return {"loss": loss, **parts}
 
 
-def _batch_maker(
-    config: TvpConfig, pupils: Sequence[Pupil], source: ExampleSource
-) -> Callable[[int], _Batch]:
+def batch_maker(
+    config: TvpConfig,
+    pupils: Sequence[Pupil],
+    places: Callable[[int], Sequence[int]],
+    example_at: Callable[[int], Example],
+) -> Callable[[int], Batch]:
+    """What makes the batch of a forward pass, from its number.
+
+    Args:
+        places: which examples a pass sees.
+        example_at: the example at a place.
+    """
     over_choices = config.loss_over == "choices"
 
-    def make(number: int) -> _Batch:
-        places = places_of_pass(len(source), number=number, batch=config.batch, seed=config.seed)
-        examples = [source[place] for place in places]
+    def make(number: int) -> Batch:
+        chosen = places(number)
+        examples = [example_at(place) for place in chosen]
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
         views = [
-            _view(place, example, config, generator) for place, example in zip(places, examples, strict=True)
+            _view(place, example, config, generator) for place, example in zip(chosen, examples, strict=True)
         ]
         canvas = torch.stack(
             [
@@ -157,9 +172,13 @@ def _batch_maker(
             [pupil.backbone.encode_example(e, config.usage, over_choices=over_choices) for e in examples]
             for pupil in pupils
         ]
-        return _Batch(canvas, views, encoded, [example.answer for example in examples])
+        return Batch(canvas, views, encoded, [example.answer for example in examples])
 
     return make
+
+
+def _places(config: TvpConfig, size: int, number: int) -> list[int]:
+    return places_of_pass(size, number=number, batch=config.batch, seed=config.seed)
 
 
 def _view(place: int, example: Example, config: TvpConfig, generator: torch.Generator) -> View:
