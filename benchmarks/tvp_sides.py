@@ -40,7 +40,7 @@ class Told:
 
 
 def serve_side(name: str, told: Told, pipe: Any) -> None:
-    """Answers `losses` (of n steps), `rate` (steps/s over n steps) and `peak` (bytes) until the pipe closes."""
+    """Answers `losses` (of n steps), `rate` (steps per second of n) and `peak` (bytes), to the pipe's end."""
     from training.memory import keep_freed_memory
 
     keep_freed_memory()
