@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx
 
@@ -43,6 +43,8 @@ class _Prompt:
 
 class ServedModel:
     """One task of a running server, or its base model; asked about examples, `at_once` at a time.
+
+    A context: its end closes the connections.
 
     Args:
         base_url: where it listens, `http://host:port`; a `/v1` at the end is allowed.
@@ -90,7 +92,10 @@ class ServedModel:
             self._card = self._client.card(self._model, self._task)
         return self._card
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Closes the connections."""
         self._client.close()
 

@@ -293,9 +293,10 @@ def test_an_example_without_choices_is_refused(ask: str) -> None:
 
 @pytest.mark.parametrize("end", ["", "/", "/v1", "/v1/"])
 def test_an_address_may_end_in_v1(end: str) -> None:
-    model = ServedModel(URL + end, task=None, transport=FakeVllm().transport)
-    assert list(model.generate([example("ab")], 3)) == ["ba"]
-    model.close()
+    with ServedModel(URL + end, task=None, transport=FakeVllm().transport) as model:
+        assert list(model.generate([example("ab")], 3)) == ["ba"]
+    with pytest.raises(RuntimeError, match="closed"):
+        list(model.generate([example("ab")], 3))
 
 
 def test_faults_of_the_options_are_told_together() -> None:
