@@ -27,11 +27,11 @@ from training.served import ServedModel
 
 pytestmark = pytest.mark.behaviour
 
-EXAMPLES, CANDIDATES = 12, 4
+EXAMPLES, CANDIDATES = 12, 3
 TOLERANCE = 1e-3
-"""Mean log-likelihood per token, in nats; measured on two CPUs' worth of float32: below 5e-5."""
+"""Nats per token between two scores of a candidate; measured: 3e-5."""
 PNG_TOLERANCE = 0.2
-"""The same for a framed picture that was rounded to 8 bits and resized from there; measured: 0.022."""
+"""The same where the framed picture was rounded to 8 bits on its way; measured: 0.022."""
 PICO_TASK = {None: "name", "framed": "name", "category": "category"}
 
 
@@ -86,8 +86,8 @@ def test_choices_score_as_on_transformers(site: Site, task: str | None) -> None:
         assert worst_gap(local_scores(site.backbone, None, examples), theirs) > 100 * TOLERANCE
 
 
-@pytest.mark.parametrize("task", [None, "category"])
-def test_texts_are_those_of_transformers(site: Site, task: str | None) -> None:
+def test_texts_are_those_of_transformers(site: Site) -> None:
+    task = "category"
     examples = asked(task, 6)
     ours = {
         how: [
