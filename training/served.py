@@ -109,10 +109,7 @@ class ServedModel:
             InputError, EngineError: see `ServerClient.chat`.
         """
         if self.connect().has_lm_head:
-            came, cure = (
-                "a task with an lm_head of its own",
-                "use how: structured, or measure without --server",
-            )
+            came, cure = "a task with an lm_head of its own", "use how: structured"
             raise UnsupportedError(
                 fault("task", expected="one whose prompt logprobs can be had", came=came, cure=cure)
             )
