@@ -1,8 +1,9 @@
 """The command `passepartout`: finds a verb's function and hands it the rest of the line.
 
     passepartout serve --model M --tasks DIR      passepartout task show|verify|preview|canary|put BUNDLE
-    passepartout train tvp|m2pt --config FILE     passepartout model build pico-llava
-    passepartout evaluate --config FILE           passepartout demo
+    passepartout train tvp|m2pt --config FILE     passepartout model build NAME
+    passepartout evaluate --config FILE           passepartout report tvp --config FILE
+    passepartout demo
 
 A verb's module is imported only when the verb is called: `task show` starts without vLLM.
 """
@@ -19,6 +20,7 @@ VERBS = {
     "serve": ("server.cli:main", "serve a model and its tasks over HTTP"),
     "train": ("training.cli:main_train", "train a task: tvp (a frame) or m2pt (deep prompts)"),
     "evaluate": ("training.cli:main_evaluate", "measure a model, with or without a task"),
+    "report": ("training.report.command:main", "train on each model, measure on all, write Markdown"),
     "task": ("prompts.cli:main", "look at a saved task, put it into a store, import and export"),
     "model": ("training.cli:main_model", "build or train an embedded model"),
     "demo": ("training.demo.command:main", "train, serve and compare on the embedded model"),

@@ -54,6 +54,8 @@ def frame_mask(spec: FrameSpec) -> Tensor:
     """Return the free frame, bool (1, H, W): True where `delta` may differ from zero."""
     left, top = border(spec)
     mask = torch.ones(1, *spec.canvas, dtype=torch.bool)
+    if spec.free == "all":
+        return mask
     mask[:, top : top + spec.inner, left : left + spec.inner] = False
     return mask
 

@@ -73,17 +73,31 @@ class BaseModelRef(Part):
 
 
 class FrameSpec(Part):
-    """Geometry of a TVP frame: an `inner` × `inner` picture in the middle of `canvas` = (H, W), in pixels."""
+    """Geometry of a TVP frame: an `inner` × `inner` picture in the middle of `canvas` = (H, W), in pixels.
+
+    `free`: where `delta` may differ from zero: on the `border` around the picture (TVP, EVP), or on `all` of
+    the canvas, the picture included (VP, a perturbation of the whole image).
+    """
 
     canvas: Annotated[tuple[Pixels, Pixels], Field(strict=False)] = (224, 224)
     inner: Pixels = 164
     resample: Literal["bicubic", "bilinear"] = "bicubic"
     value_range: Literal["unbounded", "unit"] = "unbounded"
     combine: Literal["add"] = "add"
+    free: Literal["border", "all"] = Field(default="border", exclude_if=lambda value: value == "border")
+
+    @model_validator(mode="after")
+    def _keeps_to_the_border_in_the_unit_range(self) -> Self:
+        if self.free == "all" and self.value_range == "unit":
+            raise ValueError(
+                "expected value_range unbounded where free is all, came unit; a sum with the picture's own "
+                "pixels would leave the range: keep to the border, or to unbounded"
+            )
+        return self
 
     @model_validator(mode="after")
     def _leaves_a_border(self) -> Self:
-        if self.inner > min(self.canvas) or self.inner == max(self.canvas):
+        if self.inner > min(self.canvas) or (self.inner == max(self.canvas) and self.free == "border"):
             raise ValueError(
                 f"expected inner to fit canvas {self.canvas} and leave a border, came {self.inner}; "
                 "make inner smaller or the canvas larger"

@@ -14,17 +14,21 @@ import torch
 
 from training.data import Example, ExampleSource
 
-__all__ = ["examples_of_pass", "prepared"]
+__all__ = ["examples_of_pass", "places_of_pass", "prepared"]
 
 _AHEAD = 3
 Batch = TypeVar("Batch")
 
 
-def examples_of_pass(source: ExampleSource, *, number: int, batch: int, seed: int) -> list[Example]:
-    """The examples of forward pass `number` (from 0): each epoch is a new permutation of the source."""
-    size = len(source)
+def places_of_pass(size: int, *, number: int, batch: int, seed: int) -> list[int]:
+    """Which of `size` examples forward pass `number` (from 0) sees: each epoch is a new permutation."""
     places = range(number * batch, (number + 1) * batch)
-    return [source[_order(size, seed, place // size)[place % size]] for place in places]
+    return [_order(size, seed, place // size)[place % size] for place in places]
+
+
+def examples_of_pass(source: ExampleSource, *, number: int, batch: int, seed: int) -> list[Example]:
+    """The examples of forward pass `number`, see `places_of_pass`."""
+    return [source[place] for place in places_of_pass(len(source), number=number, batch=batch, seed=seed)]
 
 
 def prepared(make: Callable[[int], Batch], passes: Sequence[int]) -> Generator[Batch, None, None]:

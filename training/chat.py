@@ -5,7 +5,7 @@ applied first (its system message stands before, its template's "{text}" becomes
 chat endpoint, the rendered text is tokenised without adding special tokens: the template is all there is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,10 @@ from prompts.errors import ConfigError
 from prompts.faults import fault
 from prompts.manifest import Usage
 
-__all__ = ["ChatEncoder", "Encoded", "TokenBatch", "collate"]
+__all__ = ["PROBE", "ChatEncoder", "Encoded", "TokenBatch", "collate"]
 
 PROBE = "wherefore"
+"""A word that no chat template writes by itself."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class TokenBatch:
     """Right-padded token ids with pictures expanded to their rows.
 
     Attributes:
-        ids: (B, T) int64; image rows and padding hold a valid id that is never read.
+        ids: (B, T) int64, image tokens where a picture's rows go; padding holds 0, which is never read.
         image: (B, T) bool, True where a row of image features goes.
         answer: (B, T) bool, True on the tokens to predict.
         lengths: (B,) int64, tokens without padding.
@@ -151,17 +152,30 @@ class ChatEncoder:
             rendered = self._apply([{"role": "user", "content": content}])
         except (TemplateError, TypeError):
             return False
-        return rendered.count(self._image_token) == 1 and PROBE in rendered and "'type'" not in rendered
+        # BLIP-2's has no image token: the picture's rows come first.
+        return rendered.count(self._image_token) <= 1 and PROBE in rendered and "'type'" not in rendered
 
 
-def collate(encoded: Sequence[Encoded], *, image_token_id: int, image_rows: int) -> TokenBatch:
-    """One padded batch; each image token becomes `image_rows` rows.
+def collate(
+    encoded: Sequence[Encoded], *, image_token_id: int, pictures: Iterable[Sequence[int]]
+) -> TokenBatch:
+    """One padded batch; each image token becomes the ids of its picture.
 
     Args:
         encoded: B requests with their answers (an answer may be empty).
-        image_rows: rows of image features per picture, prompt rows of mode `released` included.
+        pictures: what each picture becomes, in the order of the requests that have one: image tokens, one
+            for each row of its features, and marks around or between them.
+
+    Raises:
+        ValueError: more or fewer pictures than image tokens.
     """
-    rows = [_expand(item, image_token_id, image_rows) for item in encoded]
+    left = iter(pictures)
+    try:
+        rows = [_expand(item, image_token_id, left) for item in encoded]
+    except StopIteration as error:
+        raise ValueError("pictures: expected one for each image token, came fewer") from error
+    if next(left, None) is not None:
+        raise ValueError("pictures: expected one for each image token, came more")
     longest = max(len(ids) for ids, _ in rows)
     ids = torch.zeros(len(rows), longest, dtype=torch.int64)
     image, answer = torch.zeros_like(ids, dtype=torch.bool), torch.zeros_like(ids, dtype=torch.bool)
@@ -170,7 +184,7 @@ def collate(encoded: Sequence[Encoded], *, image_token_id: int, image_rows: int)
         image[row, : len(tokens)] = ids[row, : len(tokens)] == image_token_id
         answer[row, len(tokens) - answer_length : len(tokens)] = True
     lengths = torch.tensor([len(tokens) for tokens, _ in rows])
-    return TokenBatch(ids.masked_fill(image, 0), image, answer, lengths, _allowed(encoded))
+    return TokenBatch(ids, image, answer, lengths, _allowed(encoded))
 
 
 def _allowed(encoded: Sequence[Encoded]) -> Tensor | None:
@@ -189,8 +203,8 @@ def _allowed(encoded: Sequence[Encoded]) -> Tensor | None:
     return torch.tensor([[*step, *[-1] * (widest - len(step))] for step in steps], dtype=torch.int64)
 
 
-def _expand(item: Encoded, image_token_id: int, image_rows: int) -> tuple[list[int], int]:
+def _expand(item: Encoded, image_token_id: int, pictures: Iterator[Sequence[int]]) -> tuple[list[int], int]:
     expanded: list[int] = []
     for token in item.prompt:
-        expanded += [token] * (image_rows if token == image_token_id else 1)
+        expanded += next(pictures) if token == image_token_id else [token]
     return expanded + list(item.answer), len(item.answer)

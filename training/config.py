@@ -17,7 +17,10 @@ from prompts.manifest import FrameSpec, Name, Usage, Version
 from training.data import DataConfig
 
 __all__ = [
+    "Dtype",
     "EvaluateConfig",
+    "How",
+    "LossOver",
     "M2ptConfig",
     "M2ptOptions",
     "TrainConfig",
@@ -28,6 +31,8 @@ __all__ = [
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Dtype = Literal["auto", "float32", "bfloat16"]
+LossOver = Literal["vocabulary", "choices"]
+How = Literal["ranking", "structured", "generation"]
 
 
 class _Config(BaseModel):
@@ -40,7 +45,9 @@ class TrainConfig(_Config):
     name: Name = Field(description="the task's name, as the server will list it")
     version: Version = Field("1", description="the bundle's version", coerce_numbers_to_str=True)
     description: str = Field("", max_length=4096, description="one line for people")
-    model: Path = Field(description="folder of the frozen base model, LLaVA layout")
+    model: Path = Field(
+        description="folder of the frozen base model: any vision-language one for tvp, LLaVA's for m2pt"
+    )
     out: Path = Field(description="run folder: log, plot, checkpoint, and the bundle")
     bundle: Path | None = Field(None, description="where the bundle goes (default: <out>/bundle)")
     data: DataConfig = Field(description="training examples")
@@ -53,7 +60,7 @@ class TrainConfig(_Config):
     warmup: Share = Field(0.03, description="share of the steps over which the learning rate rises")
     seed: int = Field(42, ge=0, lt=2**32, description="of order, crops and first values")
     dtype: Dtype = Field("auto", description="of the frozen weights; auto: bfloat16 where the machine has it")
-    loss_over: Literal["vocabulary", "choices"] = Field(
+    loss_over: LossOver = Field(
         "vocabulary",
         description="what an answer's tokens compete with: every token (the papers), or those of "
         "usage.choices, as at serving",
@@ -90,7 +97,12 @@ class TvpOptions(_Config):
     frame: FrameSpec = Field(default_factory=FrameSpec, description="geometry and value range")
     lambda_fca: float = Field(0.005, ge=0.0, description="λ₁, weight of feature consistency alignment")
     lambda_tse: float = Field(0.001, ge=0.0, description="λ₂, weight of task semantics enrichment")
-    clip: Path | None = Field(None, description="folder of the CLIP that task semantics enrichment asks")
+    clip: Path | None = Field(
+        None, description="folder of the CLIP or SigLIP that task semantics enrichment asks"
+    )
+    also: tuple[Path, ...] = Field(
+        (), description="more frozen models to train the frame through at once (an ensemble)"
+    )
     random_crop: bool = Field(True, description="train on random crops of the shrunk picture (test: centre)")
     flip: bool = Field(True, description="train on mirrored pictures half the time")
 
@@ -162,7 +174,7 @@ class EvaluateConfig(_Config):
     model: Path
     data: DataConfig
     bundle: Path | None = Field(None, description="a bundle to measure beside the base model")
-    how: Literal["ranking", "structured", "generation"] = Field(
+    how: How = Field(
         "ranking",
         description="rank the choices by mean log-likelihood per token; decode among them, as a server does "
         "for a task with choices; or generate and compare",
@@ -173,7 +185,7 @@ class EvaluateConfig(_Config):
     out: Path | None = Field(None, description="folder for results.json and answers.jsonl (default: none)")
 
 
-Config = TypeVar("Config", bound=_Config)
+Config = TypeVar("Config", bound=BaseModel)
 
 
 def read_config(kind: type[Config], file: Path, settings: Sequence[str] = ()) -> Config:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from training.backbone import NO_PROMPTS, DeepPrompts, LlavaBackbone
-from training.chat import Encoded, collate
+from training.backbone import NO_PROMPTS, Backbone, DeepPrompts, Features
+from training.chat import Encoded
 from training.choices import ChoiceMask
 
 __all__ = ["first_log_probs", "generate", "score_choices"]
@@ -28,23 +28,23 @@ class _Prefix:
     Attributes:
         cache: keys and values of P_t + T rows, padding on the right included.
         seen: (B, P_t + T) int64, 1 on real rows.
-        lengths: (B,) real rows, which is also the position of the next token.
+        positions: (B,) rotary position of the next token.
         log_probs: (B, vocabulary) of the next token, float32.
     """
 
     cache: DynamicCache
     seen: Tensor
-    lengths: Tensor
+    positions: Tensor
     log_probs: Tensor
 
 
 @torch.inference_mode()
 def score_choices(
-    backbone: LlavaBackbone,
+    backbone: Backbone,
     questions: Sequence[Sequence[int]],
     choices: Sequence[Sequence[Sequence[int]]],
     *,
-    features: Tensor | None,
+    features: Features | None,
     deep: DeepPrompts = NO_PROMPTS,
 ) -> list[Tensor]:
     """Mean log-likelihood per token of each candidate answer.
@@ -52,7 +52,7 @@ def score_choices(
     Args:
         questions: B prompts as token ids, a picture being one image token.
         choices: token ids of each question's candidates.
-        features: (pictures, N, d) in the order of the questions that have a picture.
+        features: of the pictures, in the order of the questions that have one.
 
     Returns:
         B tensors, one score per candidate.
@@ -68,10 +68,10 @@ def score_choices(
 
 @torch.inference_mode()
 def first_log_probs(
-    backbone: LlavaBackbone,
+    backbone: Backbone,
     questions: Sequence[Sequence[int]],
     *,
-    features: Tensor | None,
+    features: Features | None,
     deep: DeepPrompts = NO_PROMPTS,
 ) -> Tensor:
     """Log-probabilities of the token that follows each question: (B, vocabulary) float32."""
@@ -80,10 +80,10 @@ def first_log_probs(
 
 @torch.inference_mode()
 def generate(
-    backbone: LlavaBackbone,
+    backbone: Backbone,
     questions: Sequence[Sequence[int]],
     *,
-    features: Tensor | None,
+    features: Features | None,
     deep: DeepPrompts = NO_PROMPTS,
     max_new_tokens: int = 32,
     masks: Sequence[ChoiceMask] | None = None,
@@ -94,14 +94,14 @@ def generate(
     """
     prefix = _first_pass(backbone, questions, features, deep)
     written = [b""] * len(questions)
-    token, seen, position = _next(prefix.log_probs, masks, written), prefix.seen, prefix.lengths
+    token, seen, position = _next(prefix.log_probs, masks, written), prefix.seen, prefix.positions
     stop = torch.tensor(backbone.stop_ids, device=backbone.device)
     answers = [token]
     done = torch.isin(token, stop)
     while not done.all() and len(answers) < max_new_tokens:
         seen = torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)
         hidden = backbone.continue_from(prefix.cache, token[:, None], seen=seen, positions=position[:, None])
-        token, position = _next(backbone.model.lm_head(hidden[:, -1]), masks, written), position + 1
+        token, position = _next(backbone.head(hidden[:, -1]), masks, written), position + 1
         answers.append(token)
         done |= torch.isin(token, stop)
     return [backbone.chat.decode(_until(row, backbone.stop_ids)) for row in torch.stack(answers, 1).tolist()]
@@ -123,23 +123,23 @@ def _next(logits: Tensor, masks: Sequence[ChoiceMask] | None, written: list[byte
 
 
 def _first_pass(
-    backbone: LlavaBackbone, questions: Sequence[Sequence[int]], features: Tensor | None, deep: DeepPrompts
+    backbone: Backbone,
+    questions: Sequence[Sequence[int]],
+    features: Features | None,
+    deep: DeepPrompts,
 ) -> _Prefix:
-    batch = collate(
-        [Encoded(tuple(question), ()) for question in questions],
-        image_token_id=backbone.chat.image_token_id,
-        image_rows=0 if features is None else features.shape[1],
-    ).to(backbone.device)
-    cache = DynamicCache(config=backbone.config.text_config)
-    hidden = backbone.hidden_states(backbone.embed(batch, features), deep, cache)
-    last = hidden[torch.arange(len(questions), device=hidden.device), batch.lengths - 1]
-    lengths = batch.lengths + deep.text_length
+    batch = backbone.collate([Encoded(tuple(question), ()) for question in questions], features)
+    cache = DynamicCache(config=backbone.config.get_text_config(decoder=True))
+    last = torch.zeros_like(batch.image)
+    last[torch.arange(len(questions), device=last.device), batch.lengths - 1] = True
+    logits = backbone.logits(batch, features, last, deep=deep, cache=cache)
     width = batch.ids.shape[1] + deep.text_length
-    seen = (torch.arange(width, device=lengths.device) < lengths[:, None]).long()
-    return _Prefix(cache, seen, lengths, backbone.model.lm_head(last).float().log_softmax(-1))
+    rows = batch.lengths + deep.text_length
+    seen = (torch.arange(width, device=rows.device) < rows[:, None]).long()
+    return _Prefix(cache, seen, backbone.next_positions(batch, deep), logits.float().log_softmax(-1))
 
 
-def _continue(backbone: LlavaBackbone, prefix: _Prefix, rows: list[tuple[int, Sequence[int]]]) -> Tensor:
+def _continue(backbone: Backbone, prefix: _Prefix, rows: list[tuple[int, Sequence[int]]]) -> Tensor:
     """Scores of R (question number, candidate) rows: (R,)."""
     owner = torch.tensor([number for number, _ in rows], device=backbone.device)
     longest = max(len(candidate) for _, candidate in rows)
@@ -152,11 +152,11 @@ def _continue(backbone: LlavaBackbone, prefix: _Prefix, rows: list[tuple[int, Se
     steps = [prefix.log_probs[owner].gather(1, tokens[:, :1])]
     if longest > 1:
         seen = torch.cat([prefix.seen[owner], torch.ones_like(tokens[:, 1:])], dim=1)
-        positions = prefix.lengths[owner, None] + torch.arange(longest - 1, device=backbone.device)
+        positions = prefix.positions[owner, None] + torch.arange(longest - 1, device=backbone.device)
         hidden = backbone.continue_from(
             _select(prefix.cache, owner), tokens[:, :-1], seen=seen, positions=positions
         )
-        log_probs = backbone.model.lm_head(hidden).float().log_softmax(-1)
+        log_probs = backbone.head(hidden).float().log_softmax(-1)
         steps.append(log_probs.gather(2, tokens[:, 1:, None])[..., 0])
     return (torch.cat(steps, dim=1) * real).sum(1) / real.sum(1)
 

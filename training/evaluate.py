@@ -9,24 +9,22 @@ compared after normalisation (lower case, punctuation, articles, number words).
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from torch import Tensor
 
 from prompts.bundle import Bundle
 from prompts.errors import ConfigError, PictureRequiredError
 from prompts.faults import fault
 from prompts.frame import frame_picture
 from prompts.manifest import Usage
-from training.backbone import NO_PROMPTS, DeepPrompts, LlavaBackbone
+from training.backbone import NO_PROMPTS, Backbone, DeepPrompts, Features
+from training.config import How
 from training.data import Example, ExampleSource
 from training.decoding import generate, score_choices
 from training.statistics import Score, score
 
 __all__ = ["Graded", "How", "evaluate", "normalise_answer", "picture_features", "score_of"]
 
-How = Literal["ranking", "structured", "generation"]
 
 _NUMBER_WORDS = {
     word: str(number)
@@ -48,10 +46,11 @@ class Graded:
 
 
 def evaluate(
-    backbone: LlavaBackbone,
+    backbone: Backbone,
     source: ExampleSource,
     *,
     bundle: Bundle | None = None,
+    usage: Usage | None = None,
     how: How = "ranking",
     batch: int = 16,
     max_new_tokens: int = 16,
@@ -59,6 +58,7 @@ def evaluate(
 ) -> Iterator[Graded]:
     """Answers every example in order, `batch` at a time; yields them as they come.
 
+    `usage`: how the model without a bundle is asked (default: as the examples stand); a bundle has its own.
     `choices`: for `structured` the answers there are (default: the bundle's, else each example's).
 
     Raises:
@@ -66,7 +66,7 @@ def evaluate(
         PictureRequiredError: an example without a picture, and a bundle that only has a frame.
         UnsupportedError: the bundle has an output layer of its own.
     """
-    usage = bundle.manifest.usage if bundle else Usage()
+    usage = bundle.manifest.usage if bundle else usage or Usage()
     deep = DeepPrompts.of_bundle(bundle, backbone.device) if bundle else NO_PROMPTS
     for start in range(0, len(source), batch):
         examples = [source[index] for index in range(start, min(start + batch, len(source)))]
@@ -100,9 +100,9 @@ def normalise_answer(text: str) -> str:
 
 
 def picture_features(
-    backbone: LlavaBackbone, examples: Sequence[Example], bundle: Bundle | None, deep: DeepPrompts
-) -> Tensor | None:
-    """Rows of image features as the server makes them, (pictures, N, d): framed if the bundle has a frame.
+    backbone: Backbone, examples: Sequence[Example], bundle: Bundle | None, deep: DeepPrompts
+) -> Features | None:
+    """Image features as the server makes them: of framed pictures if the bundle has a frame.
 
     None where no example has a picture.
 
@@ -119,14 +119,14 @@ def picture_features(
         if bundle is None or frame is None or bundle.frame_delta is None:
             return backbone.image_features(backbone.process(pictures), deep)
         framed = torch.stack([frame_picture(picture, frame, bundle.frame_delta) for picture in pictures])
-        return backbone.image_features(backbone.pixels(framed), deep)
+        return backbone.image_features(backbone.process_canvas(framed), deep)
 
 
 def _ranked(
-    backbone: LlavaBackbone,
+    backbone: Backbone,
     examples: Sequence[Example],
     questions: Sequence[Sequence[int]],
-    features: Tensor | None,
+    features: Features | None,
     deep: DeepPrompts,
     usage: Usage,
 ) -> list[str]:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from prompts.bundle import Bundle, load_bundle
 from prompts.errors import BaseModelMismatchError
 from prompts.fingerprint import base_model_ref
-from training.backbone import LlavaBackbone
+from training.backbone import Backbone, load_backbone
 from training.config import EvaluateConfig
 from training.data import ExampleSource
 from training.evaluate import Graded, evaluate, score_of
@@ -37,7 +37,7 @@ def report(config: EvaluateConfig) -> dict[str, Score]:
     """
     source = open_evaluation(config)
     bundle = _fitting_bundle(config)
-    backbone = LlavaBackbone.load(config.model, dtype=config.dtype)
+    backbone = load_backbone(config.model, dtype=config.dtype)
     answers = {BASE: _answers(config, backbone, source, None)}
     if bundle is not None:
         answers[bundle.name] = _answers(config, backbone, source, bundle)
@@ -66,7 +66,7 @@ def _fitting_bundle(config: EvaluateConfig) -> Bundle | None:
 
 
 def _answers(
-    config: EvaluateConfig, backbone: LlavaBackbone, source: ExampleSource, bundle: Bundle | None
+    config: EvaluateConfig, backbone: Backbone, source: ExampleSource, bundle: Bundle | None
 ) -> list[Graded]:
     graded = evaluate(
         backbone,

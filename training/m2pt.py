@@ -18,9 +18,9 @@ from prompts.errors import ConfigError
 from prompts.faults import fault
 from prompts.fingerprint import base_model_ref
 from prompts.manifest import BaseModelRef, Manifest, TextSpec, VisionSpec
-from training.backbone import DeepPrompts, LlavaBackbone
+from training.backbone import DeepPrompts, LlavaBackbone, PictureInputs
 from training.batches import examples_of_pass, prepared
-from training.chat import Encoded, TokenBatch, collate
+from training.chat import Encoded
 from training.config import M2ptConfig, M2ptOptions
 from training.data import Example, ExampleSource
 from training.preflight import Inputs, open_training
@@ -34,10 +34,10 @@ __all__ = ["train_m2pt"]
 
 @dataclass(frozen=True)
 class _Batch:
-    """`pixels` (pictures, 3, h, w) normalised, or None where no example has a picture."""
+    """`pictures` are None where no example has one."""
 
-    pixels: Tensor | None
-    tokens: TokenBatch
+    pictures: PictureInputs | None
+    encoded: Sequence[Encoded]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ def train_m2pt(config: M2ptConfig) -> Bundle:
         BaseModelError: the model's weights are no safetensors.
         PictureError: a file of the data is no picture.
     """
-    inputs, base = open_training(config), base_model_ref(config.model)
+    inputs = open_training(config, checkpoints=[("model", config.model, ("llava",))])
+    base = base_model_ref(config.model)
     run = Run(config)
     saved = run.resume()
     backbone = LlavaBackbone.load(config.model, dtype=config.dtype)
@@ -161,8 +162,8 @@ def _fresh_text(options: M2ptOptions, backbone: LlavaBackbone, generator: torch.
 
 
 def _loss(backbone: LlavaBackbone, batch: _Batch, deep: DeepPrompts) -> Tensor:
-    features = None if batch.pixels is None else backbone.image_features(batch.pixels, deep)
-    return backbone.answer_loss(batch.tokens.to(backbone.device), features, deep)
+    features = None if batch.pictures is None else backbone.image_features(batch.pictures, deep)
+    return backbone.answer_loss(backbone.collate(batch.encoded, features), features, deep)
 
 
 def _batch_maker(
@@ -180,8 +181,7 @@ def _batch_maker(
             )
             for example in examples
         ]
-        tokens = collate(encoded, image_token_id=backbone.chat.image_token_id, image_rows=rows)
-        return _Batch(_pixels(backbone, examples), tokens)
+        return _Batch(_pictures(backbone, examples), encoded)
 
     return make
 
@@ -200,7 +200,7 @@ def _cut(encoded: Encoded, config: M2ptConfig, *, image_rows: int) -> Encoded:
     return encoded.cut(max(1, room))
 
 
-def _pixels(backbone: LlavaBackbone, examples: Sequence[Example]) -> Tensor | None:
+def _pictures(backbone: LlavaBackbone, examples: Sequence[Example]) -> PictureInputs | None:
     pictures = [example.picture for example in examples if example.picture is not None]
     return backbone.process(pictures) if pictures else None
 

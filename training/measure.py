@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pydantic import JsonValue
 
 from prompts.bundle import Bundle
-from training.backbone import LlavaBackbone
+from training.backbone import Backbone
 from training.config import TrainConfig
 from training.data import ExampleSource
 from training.evaluate import How, evaluate, score_of
@@ -14,7 +14,7 @@ __all__ = ["validation_metrics"]
 
 
 def validation_metrics(
-    config: TrainConfig, backbone: LlavaBackbone, bundle: Bundle, source: ExampleSource | None
+    config: TrainConfig, backbone: Backbone, bundle: Bundle, source: ExampleSource | None
 ) -> dict[str, JsonValue]:
     """As the server will answer: structured where the task has choices, else generation.
 

@@ -4,14 +4,15 @@ Hours of training must not end in a fault that the config showed from the beginn
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from prompts.errors import ConfigError
 from prompts.faults import fault, shown
 from training.config import EvaluateConfig, TrainConfig
-from training.data import DataConfig, ExampleSource, ImageFolderSource, LlavaJsonSource, make_source
+from training.data import DataConfig, ExampleSource, make_source
+from training.data.example import count_without_picture, known_answers
 
 __all__ = ["Inputs", "checkpoint_faults", "open_evaluation", "open_training"]
 
@@ -24,19 +25,24 @@ class Inputs:
     validation: ExampleSource | None
 
 
-def open_training(config: TrainConfig, *, clip: Path | None = None, pictures: bool = False) -> Inputs:
+def open_training(
+    config: TrainConfig,
+    *,
+    checkpoints: Iterable[tuple[str, Path, Sequence[str]]],
+    pictures: bool = False,
+) -> Inputs:
     """Opens a training job's data and looks at each path the config names.
 
     Args:
-        clip: folder of the CLIP that the job will ask, if any.
+        checkpoints: field, folder and kinds (see `checkpoint_faults`) of each model the job will load.
         pictures: every example must have a picture.
 
     Raises:
-        ConfigError: with every fault of model, CLIP, data, validation, run folder and bundle folder.
+        ConfigError: with every fault of models, data, validation, run folder and bundle folder.
     """
-    faults = checkpoint_faults("model", config.model, "llava") + _target_faults(config)
-    if clip is not None:
-        faults += checkpoint_faults("tvp.clip", clip, "clip")
+    faults = _target_faults(config)
+    for field, folder, kinds in checkpoints:
+        faults += checkpoint_faults(field, folder, *kinds)
     entries = {"data": config.data}
     if config.validation is not None:
         entries["validation"] = config.validation
@@ -54,23 +60,24 @@ def open_evaluation(config: EvaluateConfig) -> ExampleSource:
     Raises:
         ConfigError: with every fault of model and data.
     """
-    faults = checkpoint_faults("model", config.model, "llava")
+    faults = checkpoint_faults("model", config.model)
     sources = _open({"data": config.data}, faults, pictures=False)
     if faults:
         raise ConfigError("evaluate", faults)
     return sources["data"]
 
 
-def checkpoint_faults(field: str, folder: Path, kind: str) -> list[str]:
-    """Why `folder` is no checkpoint of `kind` (`model_type` of its config.json); [] where it is one."""
-    expected = f"a checkpoint folder of type {kind}"
-    cure = "`passepartout model build pico-llava` makes one" + (", in its folder clip" * (kind == "clip"))
+def checkpoint_faults(field: str, folder: Path, *kinds: str) -> list[str]:
+    """Why `folder` is no checkpoint of a kind (`model_type` of its config.json; none named: any)."""
+    expected = "a checkpoint folder" + (f" of type {' or '.join(kinds)}" if kinds else "")
+    cure = "`passepartout model build pico-llava` makes one" + (", in its folder clip" * ("clip" in kinds))
     try:
         found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return [fault(field, expected=expected, came=f"{folder} without a readable config.json", cure=cure)]
     came = found.get("model_type") if isinstance(found, dict) else None
-    return [] if came == kind else [fault(field, expected=expected, came=f"type {came}", cure=cure)]
+    is_one = came in kinds if kinds else came is not None
+    return [] if is_one else [fault(field, expected=expected, came=f"type {came}", cure=cure)]
 
 
 def _open(
@@ -91,9 +98,10 @@ def _open(
 
 def _answer_faults(config: TrainConfig, source: ExampleSource) -> list[str]:
     """Answers of the data that are none of the choices, where the loss is over them."""
-    if config.loss_over != "choices" or not isinstance(source, ImageFolderSource | LlavaJsonSource):
+    answers = known_answers(source) if config.loss_over == "choices" else None
+    if answers is None:
         return []
-    foreign = sorted(source.answers - set(config.usage.choices or ()))
+    foreign = sorted(answers - set(config.usage.choices or ()))
     if not foreign:
         return []
     came = f"{len(foreign)} more, the first of them {shown(foreign[0])}"
@@ -102,7 +110,7 @@ def _answer_faults(config: TrainConfig, source: ExampleSource) -> list[str]:
 
 
 def _picture_faults(field: str, source: ExampleSource) -> list[str]:
-    lacking = source.without_picture if isinstance(source, LlavaJsonSource) else 0
+    lacking = count_without_picture(source)
     if not lacking:
         return []
     expected, came = "a picture in every example (TVP is a frame around it)", f"{lacking} without"

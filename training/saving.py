@@ -7,7 +7,7 @@ from torch import Tensor
 from prompts.bundle import Bundle, compute_digest, save_bundle
 from prompts.canary import Canary
 from prompts.manifest import Manifest
-from training.backbone import LlavaBackbone
+from training.backbone import Backbone, LlavaBackbone
 from training.canary import canary_examples, in_float32, make_canary
 from training.config import TrainConfig
 from training.measure import validation_metrics
@@ -18,7 +18,7 @@ __all__ = ["save_trained"]
 
 def save_trained(
     config: TrainConfig,
-    backbone: LlavaBackbone,
+    backbone: Backbone,
     manifest: Manifest,
     tensors: Mapping[str, Tensor],
     inputs: Inputs,
@@ -42,9 +42,12 @@ def save_trained(
     )
 
 
-def _canary(config: TrainConfig, backbone: LlavaBackbone, trained: Bundle, inputs: Inputs) -> Canary | None:
-    """None where the config wants none, or no example of those looked at has the picture it needs."""
-    if not config.canary:
+def _canary(config: TrainConfig, backbone: Backbone, trained: Bundle, inputs: Inputs) -> Canary | None:
+    """None where the config wants none, or no example of those looked at has the picture it needs.
+
+    Canaries are made in LLaVA's layout alone.
+    """
+    if not config.canary or not isinstance(backbone, LlavaBackbone):
         return None
     source = inputs.validation or inputs.data
     needs_picture = trained.manifest.text is None

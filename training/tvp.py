@@ -1,11 +1,12 @@
-"""TVP: a learned frame of pixels around the picture, trained through a frozen model.
+"""TVP: a learned frame of pixels around the picture, trained through one frozen model or several.
 
-Per step: g = gradient of L with respect to the frame; g ← g / (‖g‖₂ + 1e-10) over the whole tensor, masked to
-the free border; delta ← delta − lr · g. L = L_task + λ₁ · FCA − λ₂ · TSE (see `losses.py`). The paper lowers
-the learning rate by a cosine per epoch; here it is per step, since jobs are counted in steps.
+Per step: g = gradient of L with respect to the frame; g ← g / (‖g‖₂ + 1e-10) over the whole tensor, masked
+to where the frame is free; delta ← delta − lr · g. L = L_task + λ₁ · FCA − λ₂ · TSE (`losses.py`); of several
+models the mean of their L_task and FCA. The paper lowers the learning rate by a cosine per epoch; here it is
+per step, since jobs are counted in steps.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
@@ -19,29 +20,42 @@ from prompts.errors import ConfigError
 from prompts.faults import fault
 from prompts.frame import apply_frame, fit_picture, frame_mask, resized_size
 from prompts.manifest import FrameSpec, Manifest
-from training.backbone import LlavaBackbone
-from training.batches import examples_of_pass, prepared
-from training.chat import TokenBatch, collate
+from training.backbone import Backbone, load_backbone
+from training.batches import places_of_pass, prepared
+from training.chat import Encoded
+from training.clean import CleanFeatures, View
 from training.config import TvpConfig, TvpOptions
 from training.data import Example, ExampleSource
-from training.losses import ClipJudge, feature_consistency
+from training.losses import JUDGES, Judge, feature_consistency
 from training.preflight import Inputs, open_training
 from training.provenance import provenance
 from training.run import Run
 from training.saving import save_trained
 from training.schedule import cosine_rate
 
-__all__ = ["descend", "train_tvp"]
+__all__ = ["Pupil", "descend", "train_tvp"]
 
 _TINY = 1e-10
 
 
 @dataclass(frozen=True)
+class Pupil:
+    """One of the models that a frame is trained through, and its clean features."""
+
+    backbone: Backbone
+    clean: CleanFeatures
+
+
+@dataclass(frozen=True)
 class _Batch:
-    """`canvas` (B, 3, H, W) f32: pictures in the middle, nothing on the border yet."""
+    """`canvas` (B, 3, H, W) f32: pictures in the middle, nothing on the border yet.
+
+    `views` name what of which example each shows; `encoded` are the requests, for each pupil its own.
+    """
 
     canvas: Tensor
-    tokens: TokenBatch
+    views: list[View]
+    encoded: list[list[Encoded]]
     answers: list[str]
 
 
@@ -53,15 +67,19 @@ def train_tvp(config: TvpConfig) -> Bundle:
         PictureError: a file of the data is no picture.
     """
     clip = config.tvp.clip if config.tvp.lambda_tse else None
-    inputs = open_training(config, clip=clip, pictures=True)
+    folders = {"model": config.model} | {f"tvp.also.{i}": f for i, f in enumerate(config.tvp.also)}
+    checkpoints = [(field, folder, ()) for field, folder in folders.items()]
+    judged = [("tvp.clip", clip, JUDGES)] if clip else []
+    inputs = open_training(config, checkpoints=[*checkpoints, *judged], pictures=True)
     run = Run(config)
     saved = run.resume() or {"step": 0, "delta": torch.zeros(3, *config.tvp.frame.canvas)}
-    backbone = LlavaBackbone.load(config.model, dtype=config.dtype)
-    judge = ClipJudge(clip, backbone.device) if clip else None
-    delta, mask = saved["delta"].to(backbone.device), frame_mask(config.tvp.frame).to(backbone.device)
+    pupils = [_pupil(load_backbone(folder, dtype=config.dtype)) for folder in folders.values()]
+    device = pupils[0].backbone.device
+    judge = Judge(clip, device) if clip else None
+    delta, mask = saved["delta"].to(device), frame_mask(config.tvp.frame).to(device)
     passes = range(saved["step"] * config.accumulate, config.steps * config.accumulate)
     with (
-        closing(prepared(_batch_maker(config, backbone, inputs.data), passes)) as batches,
+        closing(prepared(_batch_maker(config, pupils, inputs.data), passes)) as batches,
         closing(run.steps(saved["step"])) as steps,
     ):
         for step, bar in steps:
@@ -69,7 +87,7 @@ def train_tvp(config: TvpConfig) -> Bundle:
             gradient, figures = torch.zeros_like(delta), dict[str, float]()
             delta.requires_grad_(True)
             for _ in range(config.accumulate):
-                losses = _losses(backbone, judge, next(batches), delta, config.tvp)
+                losses = _losses(pupils, judge, next(batches), delta, config.tvp)
                 gradient += torch.autograd.grad(losses["loss"], delta)[0] / config.accumulate
                 for name, value in losses.items():
                     figures[name] = figures.get(name, 0.0) + value.item() / config.accumulate
@@ -78,7 +96,7 @@ def train_tvp(config: TvpConfig) -> Bundle:
             if run.is_due(step):
                 run.save(step, {"delta": delta.cpu()})
     run.plot()
-    return _write_bundle(config, backbone, delta.cpu(), inputs)
+    return _write_bundle(config, pupils[0].backbone, delta.cpu(), inputs)
 
 
 def descend(delta: Tensor, gradient: Tensor, mask: Tensor, *, lr: float, frame: FrameSpec) -> Tensor:
@@ -88,19 +106,28 @@ def descend(delta: Tensor, gradient: Tensor, mask: Tensor, *, lr: float, frame: 
     return moved.clamp(0.0, 1.0) if frame.value_range == "unit" else moved
 
 
+def _pupil(backbone: Backbone) -> Pupil:
+    return Pupil(backbone, CleanFeatures(backbone))
+
+
 def _losses(
-    backbone: LlavaBackbone, judge: ClipJudge | None, batch: _Batch, delta: Tensor, options: TvpOptions
+    pupils: Sequence[Pupil], judge: Judge | None, batch: _Batch, delta: Tensor, options: TvpOptions
 ) -> dict[str, Tensor]:
     """`loss` and the parts it is made of; a part of weight 0 is not computed."""
-    canvas = batch.canvas.to(backbone.device)
+    canvas = batch.canvas.to(delta.device)
     framed = apply_frame(canvas, delta)
-    features = backbone.image_features(backbone.pixels(framed))
-    loss = task = backbone.answer_loss(batch.tokens.to(backbone.device), features)
+    tasks, consistencies = [], []
+    for pupil, encoded in zip(pupils, batch.encoded, strict=True):
+        backbone = pupil.backbone
+        features = backbone.image_features(backbone.process_canvas(framed))
+        tasks.append(backbone.answer_loss(backbone.collate(encoded, features), features))
+        if options.lambda_fca:
+            clean = pupil.clean.rows(batch.views, canvas)
+            consistencies.append(feature_consistency(features.rows, clean))
+    loss = task = torch.stack(tasks).mean()
     parts = {"task": task}
-    if options.lambda_fca:
-        with torch.no_grad():
-            clean = backbone.image_features(backbone.pixels(canvas))
-        parts["fca"] = feature_consistency(features, clean)
+    if consistencies:
+        parts["fca"] = torch.stack(consistencies).mean()
         loss = loss + options.lambda_fca * parts["fca"]
     if judge is not None:
         parts["tse"] = judge.semantics(framed, batch.answers)
@@ -109,26 +136,34 @@ def _losses(
 
 
 def _batch_maker(
-    config: TvpConfig, backbone: LlavaBackbone, source: ExampleSource
+    config: TvpConfig, pupils: Sequence[Pupil], source: ExampleSource
 ) -> Callable[[int], _Batch]:
-    rows = backbone.image_rows()
+    over_choices = config.loss_over == "choices"
 
     def make(number: int) -> _Batch:
-        examples = examples_of_pass(source, number=number, batch=config.batch, seed=config.seed)
+        places = places_of_pass(len(source), number=number, batch=config.batch, seed=config.seed)
+        examples = [source[place] for place in places]
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
-        canvas = torch.stack([_fitted(example, config, generator) for example in examples])
-        encoded = [
-            backbone.encode_example(example, config.usage, over_choices=config.loss_over == "choices")
-            for example in examples
+        views = [
+            _view(place, example, config, generator) for place, example in zip(places, examples, strict=True)
         ]
-        tokens = collate(encoded, image_token_id=backbone.chat.image_token_id, image_rows=rows)
-        return _Batch(canvas, tokens, [example.answer for example in examples])
+        canvas = torch.stack(
+            [
+                fit_picture(_picture(example), config.tvp.frame, crop=view.crop, flip=view.flip)
+                for example, view in zip(examples, views, strict=True)
+            ]
+        )
+        encoded = [
+            [pupil.backbone.encode_example(e, config.usage, over_choices=over_choices) for e in examples]
+            for pupil in pupils
+        ]
+        return _Batch(canvas, views, encoded, [example.answer for example in examples])
 
     return make
 
 
-def _fitted(example: Example, config: TvpConfig, generator: torch.Generator) -> Tensor:
-    """One picture on the canvas, cropped and mirrored at random where the config says so."""
+def _view(place: int, example: Example, config: TvpConfig, generator: torch.Generator) -> View:
+    """What of the picture is shown: cropped and mirrored at random where the config says so."""
     options, picture = config.tvp, _picture(example)
     crop: Literal["centre"] | tuple[int, int] = "centre"
     if options.random_crop:
@@ -136,7 +171,7 @@ def _fitted(example: Example, config: TvpConfig, generator: torch.Generator) -> 
         inner = options.frame.inner
         crop = _up_to(width - inner, generator), _up_to(height - inner, generator)
     flip = options.flip and bool(torch.rand((), generator=generator) < 0.5)
-    return fit_picture(picture, options.frame, crop=crop, flip=flip)
+    return View(place, crop, flip)
 
 
 def _up_to(limit: int, generator: torch.Generator) -> int:
@@ -151,7 +186,7 @@ def _picture(example: Example) -> Image.Image:
     return example.picture
 
 
-def _write_bundle(config: TvpConfig, backbone: LlavaBackbone, delta: Tensor, inputs: Inputs) -> Bundle:
+def _write_bundle(config: TvpConfig, backbone: Backbone, delta: Tensor, inputs: Inputs) -> Bundle:
     manifest = Manifest(
         name=config.name,
         version=config.version,

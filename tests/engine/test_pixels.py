@@ -15,7 +15,7 @@ from server.engine import processing
 from server.engine.handles import TaskFrame, TaskHandle, using_task
 from tests.engine.oracle import Oracle
 from tests.engine.serving import engine_options, make_picture
-from training.pixels import PixelPipeline
+from training.backbone.pictures import of_canvas
 
 pytestmark = pytest.mark.engine
 
@@ -67,7 +67,7 @@ def test_framed_pixels_are_the_trainers(
     framed = frame_picture(picture, spec, delta)
     assert framed.min() < -1  # far outside what 8 bits hold
     assert framed.max() > 2
-    trainer = PixelPipeline.of_processor(AutoProcessor.from_pretrained(tiny_model).image_processor)
+    processor = AutoProcessor.from_pretrained(tiny_model).image_processor
     handle, observed = make_handle(bundle), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(processing, "FRAME_OBSERVERS", [lambda *seen: observed.append(seen)])
@@ -77,8 +77,10 @@ def test_framed_pixels_are_the_trainers(
     assert 0 < seconds < 60
     assert came.dtype == torch.float32
     torch.testing.assert_close(came, oracle.pixels(picture, bundle), rtol=0, atol=MAX_PIXEL_ERROR)
-    torch.testing.assert_close(came, trainer(framed[None])[0], rtol=0, atol=MAX_PIXEL_ERROR)
-    clipped = trainer(framed.clamp(0, 1)[None])[0]
+    torch.testing.assert_close(
+        came, of_canvas(processor, framed[None]).pixels[0], rtol=0, atol=MAX_PIXEL_ERROR
+    )
+    clipped = of_canvas(processor, framed.clamp(0, 1)[None]).pixels[0]
     assert (came - clipped).abs().max() > 1
 
 

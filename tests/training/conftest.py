@@ -1,5 +1,6 @@
 """What the trainers' tests share: tiny random checkpoints and a few pictures, made once."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from tests.engine.tiny_llava import make_tiny_llava
-from training.backbone import LlavaBackbone
+from training.backbone import Features, LlavaBackbone
 
 CLIP_SIDE = 32
 CLASSES = ("heron", "seven", "water_bird")
@@ -50,6 +51,12 @@ def tiny_clip(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     side = {"height": CLIP_SIDE, "width": CLIP_SIDE}
     CLIPImageProcessor(size={"shortest_edge": CLIP_SIDE}, crop_size=side).save_pretrained(folder)
     return folder
+
+
+def one_of(features: Features, number: int) -> Features:
+    """The features of one picture among several of as many rows."""
+    rows = features.rows.chunk(len(features.pictures))[number]
+    return replace(features, rows=rows, pictures=features.pictures[number : number + 1])
 
 
 def random_picture(seed: int, size: tuple[int, int] = (70, 60)) -> Image.Image:

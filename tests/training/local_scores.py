@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from prompts.bundle import Bundle
 from prompts.manifest import Usage
-from training.backbone import NO_PROMPTS, DeepPrompts, LlavaBackbone
+from training.backbone import NO_PROMPTS, Backbone, DeepPrompts
 from training.data import Example
 from training.decoding import score_choices
 from training.evaluate import picture_features
@@ -14,7 +14,7 @@ __all__ = ["local_scores", "same_best", "worst_gap"]
 Scores = Sequence[Sequence[float]]
 
 
-def local_scores(backbone: LlavaBackbone, bundle: Bundle | None, examples: Sequence[Example]) -> Scores:
+def local_scores(backbone: Backbone, bundle: Bundle | None, examples: Sequence[Example]) -> Scores:
     """One score per choice of each example: its mean log-likelihood per token."""
     usage = bundle.manifest.usage if bundle else Usage()
     deep = DeepPrompts.of_bundle(bundle, backbone.device) if bundle else NO_PROMPTS

@@ -20,9 +20,9 @@ from tests.engine.tiny_llava import (
     make_tiny_llava,
 )
 from tests.engine.tiny_tasks import make_task
-from tests.training.conftest import random_picture
-from training.backbone import DeepPrompts, LlavaBackbone
-from training.chat import Encoded, collate
+from tests.training.conftest import one_of, random_picture
+from training.backbone import DeepPrompts, Features, LlavaBackbone
+from training.chat import Encoded
 
 QUESTION = "what digit is this?"
 
@@ -31,18 +31,18 @@ def prompts(*shape: int, seed: int = 3, scale: float = 1.0) -> Tensor:
     return (scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))).requires_grad_()
 
 
-def batch_of(tiny: LlavaBackbone, answers: list[str], rows: int):
+def batch_of(tiny: LlavaBackbone, answers: list[str], features: Features):
     encoded = [tiny.chat.encode(tiny.chat.render(QUESTION, picture=True), answer) for answer in answers]
-    return collate(encoded, image_token_id=tiny.chat.image_token_id, image_rows=rows)
+    return tiny.collate(encoded, features)
 
 
 def test_without_prompts_the_logits_are_transformers_own(tiny: LlavaBackbone) -> None:
-    pixels = tiny.process([random_picture(0)])
-    batch = batch_of(tiny, ["seven"], PATCHES)
+    inputs = tiny.process([random_picture(0)])
     with torch.no_grad():
-        hidden = tiny.hidden_states(tiny.embed(batch, tiny.image_features(pixels)))
-        ids = batch.ids.masked_fill(batch.image, tiny.chat.image_token_id)
-        own = tiny.model(input_ids=ids, pixel_values=pixels).logits
+        features = tiny.image_features(inputs)
+        batch = batch_of(tiny, ["seven"], features)
+        hidden = tiny.hidden_states(tiny.embed(batch, features))
+        own = tiny.model(input_ids=batch.ids, pixel_values=inputs.pixels).logits
     torch.testing.assert_close(tiny.model.lm_head(hidden), own, atol=1e-4, rtol=1e-4)
 
 
@@ -51,10 +51,10 @@ def test_without_prompts_the_logits_are_transformers_own(tiny: LlavaBackbone) ->
 def test_image_features_are_transformers_own(tmp_path: Path, tower: str, layer: int | list[int]) -> None:
     folder = make_tiny_llava(tmp_path, tower=tower, vision_feature_layer=layer)
     backbone = LlavaBackbone.load(folder, dtype="float32", device="cpu")
-    pixels = backbone.process([random_picture(0), random_picture(1)])
+    inputs = backbone.process([random_picture(0), random_picture(1)])
     with torch.no_grad():
-        own = torch.stack(backbone.model.get_image_features(pixels).pooler_output)
-        torch.testing.assert_close(backbone.image_features(pixels), own, atol=1e-5, rtol=1e-5)
+        own = torch.cat(backbone.model.get_image_features(inputs.pixels).pooler_output)
+        torch.testing.assert_close(backbone.image_features(inputs).rows, own, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["released", "paper"])
@@ -70,9 +70,7 @@ def test_the_first_token_is_the_oracles(
         features = tiny.image_features(tiny.process([random_picture(0)]), deep)
         rendered = tiny.chat.render(QUESTION, picture=True)
         question = tiny.chat.encode(rendered, "x").prompt
-        batch = collate(
-            [Encoded(question, ())], image_token_id=tiny.chat.image_token_id, image_rows=features.shape[1]
-        )
+        batch = tiny.collate([Encoded(question, ())], features)
         hidden = tiny.hidden_states(tiny.embed(batch, features), deep)
         ours = tiny.model.lm_head(hidden[0, -1]).log_softmax(-1)
         oracle = Oracle(tiny_folder)
@@ -86,11 +84,10 @@ def test_text_prompts_are_an_input_independent_prefix_of_keys_and_values(tiny: L
     from transformers import DynamicCache
 
     text = prompts(LAYERS, 4, HIDDEN)
-    batch = batch_of(tiny, ["seven"], PATCHES)
     decoder = tiny.model.model.language_model
     with torch.no_grad():
         features = tiny.image_features(tiny.process([random_picture(0)]))
-        rows = tiny.embed(batch, features)
+        rows = tiny.embed(batch_of(tiny, ["seven"], features), features)
         cache = DynamicCache()
         hidden = tiny.hidden_states(rows, DeepPrompts(text=text), cache)
         prefix = DynamicCache()
@@ -111,9 +108,9 @@ def test_text_prompts_are_an_input_independent_prefix_of_keys_and_values(tiny: L
 def test_prompts_of_a_text_act_as_the_text_itself(tiny: LlavaBackbone) -> None:
     ids = tiny.chat.plain_ids("a heron by the water")
     deep = DeepPrompts(text=tiny.text_prompts_of("a heron by the water", len(ids)))
-    batch = batch_of(tiny, ["seven"], PATCHES)
     with torch.no_grad():
-        rows = tiny.embed(batch, tiny.image_features(tiny.process([random_picture(0)])))
+        features = tiny.image_features(tiny.process([random_picture(0)]))
+        rows = tiny.embed(batch_of(tiny, ["seven"], features), features)
         text = tiny.model.model.language_model.embed_tokens(torch.tensor([ids]))
         written = tiny.hidden_states(torch.cat([text, rows], dim=1))[:, len(ids) :]
         alone = tiny.hidden_states(rows)
@@ -144,7 +141,9 @@ def test_rows_per_picture(tiny: LlavaBackbone, mode, rows: int) -> None:
     spec = VisionSpec(layers=VISION_LAYERS, length=3, hidden=VISION_HIDDEN, mode=mode)
     deep = DeepPrompts(vision=prompts(VISION_LAYERS, 3, VISION_HIDDEN), vision_mode=mode)
     with torch.no_grad():
-        assert tiny.image_features(tiny.process([random_picture(0)]), deep).shape == (1, rows, HIDDEN)
+        features = tiny.image_features(tiny.process([random_picture(0)]), deep)
+    assert features.rows.shape == (rows, HIDDEN)
+    assert features.pictures == ((tiny.chat.image_token_id,) * rows,)
     assert tiny.image_rows(spec) == rows
     assert tiny.image_rows() == PATCHES
 
@@ -155,9 +154,9 @@ def test_released_mode_hands_over_constants_of_the_last_prompt_but_its_first_row
     deep = DeepPrompts(vision=vision)
     features = tiny.image_features(tiny.process([random_picture(0), random_picture(1)]), deep)
     expected = tiny.projector(vision[-1][1:])
-    for one in features:
+    for one in features.rows.chunk(2):
         torch.testing.assert_close(one[:2], expected)
-    (gradient,) = torch.autograd.grad(features.square().sum(), vision)
+    (gradient,) = torch.autograd.grad(features.rows.square().sum(), vision)
     assert gradient[-1, 0].abs().max() == 0
     assert (gradient[:-1].abs().amax((1, 2)) > 0).all()
 
@@ -167,8 +166,8 @@ def test_gradients_reach_prompts_projector_and_pixels_and_no_weight(tiny: LlavaB
     projector = {name: p.detach().clone().requires_grad_() for name, p in tiny.projector.named_parameters()}
     canvas = torch.rand(1, 3, 64, 64, requires_grad=True)
     deep = DeepPrompts(text=text, vision=vision, projector=projector)
-    features = tiny.image_features(tiny.pixels(canvas), deep)
-    loss = tiny.answer_loss(batch_of(tiny, ["seven"], PATCHES + 2), features, deep)
+    features = tiny.image_features(tiny.process_canvas(canvas), deep)
+    loss = tiny.answer_loss(batch_of(tiny, ["seven"], features), features, deep)
     loss.backward()
     for learned in (text, vision, canvas, *projector.values()):
         assert learned.grad is not None
@@ -182,12 +181,13 @@ def test_padding_changes_no_loss(tiny: LlavaBackbone) -> None:
     text = DeepPrompts(text=prompts(LAYERS, 3, HIDDEN))
     with torch.no_grad():
         features = tiny.image_features(tiny.process([random_picture(0), random_picture(1)]))
-        both = tiny.answer_loss(batch_of(tiny, answers, PATCHES), features, text)
+        both = tiny.answer_loss(batch_of(tiny, answers, features), features, text)
         alone, tokens = [], []
         for index, answer in enumerate(answers):
-            one = batch_of(tiny, [answer], PATCHES)
+            own = one_of(features, index)
+            one = batch_of(tiny, [answer], own)
             tokens.append(int(one.answer.sum()))
-            alone.append(tiny.answer_loss(one, features[index : index + 1], text) * tokens[-1])
+            alone.append(tiny.answer_loss(one, own, text) * tokens[-1])
     torch.testing.assert_close(both, sum(alone) / sum(tokens), atol=1e-5, rtol=1e-5)
 
 

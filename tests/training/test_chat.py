@@ -105,28 +105,36 @@ def test_decoding_leaves_special_tokens_out(processor: Any) -> None:
 
 def test_a_batch_is_padded_right_and_pictures_are_expanded() -> None:
     batch = collate(
-        [Encoded((1, 9, 7), (5, 2)), Encoded((1,), ()), Encoded((9,), (4,))], image_token_id=9, image_rows=3
+        [Encoded((1, 9, 7), (5, 2)), Encoded((1,), ()), Encoded((9,), (4,))],
+        image_token_id=9,
+        pictures=[(8, 9, 9), (9, 9, 9)],  # the first has a mark before its rows
     )
-    assert batch.ids.tolist() == [[1, 0, 0, 0, 7, 5, 2], [1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 4, 0, 0, 0]]
-    assert batch.image.nonzero().tolist() == [[0, 1], [0, 2], [0, 3], [2, 0], [2, 1], [2, 2]]
+    assert batch.ids.tolist() == [[1, 8, 9, 9, 7, 5, 2], [1, 0, 0, 0, 0, 0, 0], [9, 9, 9, 4, 0, 0, 0]]
+    assert batch.image.nonzero().tolist() == [[0, 2], [0, 3], [2, 0], [2, 1], [2, 2]]
     assert batch.answer.nonzero().tolist() == [[0, 5], [0, 6], [2, 3]]
     assert batch.lengths.tolist() == [7, 1, 4]
     assert torch.equal(batch.to(torch.device("cpu")).ids, batch.ids)
 
 
+@pytest.mark.parametrize(("pictures", "came"), [([], "fewer"), ([(9,), (9,)], "more")])
+def test_each_image_token_has_its_picture(pictures: list[tuple[int, ...]], came: str) -> None:
+    with pytest.raises(ValueError, match=f"pictures: expected one for each image token, came {came}"):
+        collate([Encoded((1, 9), ())], image_token_id=9, pictures=pictures)
+
+
 def test_padding_is_no_picture_where_the_image_token_is_the_first() -> None:
-    batch = collate([Encoded((0, 5, 5), ()), Encoded((5,), ())], image_token_id=0, image_rows=2)
+    batch = collate([Encoded((0, 5, 5), ()), Encoded((5,), ())], image_token_id=0, pictures=[(0, 0)])
     assert batch.image.tolist() == [[True, True, False, False], [False] * 4]
 
 
 def test_a_batch_pads_what_is_allowed() -> None:
     first, second = Encoded((1,), (5, 2), ((5, 6, 7), (2,))), Encoded((1,), (6, 2), ((6, 5, 7), (2, 8)))
-    batch = collate([first, second.cut(1)], image_token_id=9, image_rows=3)
+    batch = collate([first, second.cut(1)], image_token_id=9, pictures=[])
     assert batch.allowed is not None
     assert batch.allowed.tolist() == [[5, 6, 7], [2, -1, -1], [6, 5, 7]]
-    assert collate([Encoded((1,), ())], image_token_id=9, image_rows=3).allowed is None
+    assert collate([Encoded((1,), ())], image_token_id=9, pictures=[]).allowed is None
     with pytest.raises(ValueError, match="in all 2 examples or in none, came 1"):
-        collate([first, Encoded((1,), (6,))], image_token_id=9, image_rows=3)
+        collate([first, Encoded((1,), (6,))], image_token_id=9, pictures=[])
 
 
 @pytest.mark.parametrize(

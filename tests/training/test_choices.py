@@ -9,7 +9,6 @@ import xgrammar
 from prompts.errors import ConfigError
 from tests.training.conftest import random_picture
 from training.backbone import LlavaBackbone
-from training.chat import collate
 from training.choices import ChoiceMask
 from training.data import Example
 from training.pico.members import find_member
@@ -68,8 +67,7 @@ def test_the_loss_sees_an_answers_rivals_alone(tiny: LlavaBackbone) -> None:
     assert encoded.allowed is not None
     with torch.no_grad():
         features = tiny.image_features(tiny.process([random_picture(0)]))
-        rows = features.shape[1]
-        batch = collate([encoded], image_token_id=tiny.chat.image_token_id, image_rows=rows)
+        batch = tiny.collate([encoded], features)
         loss = tiny.answer_loss(batch, features)
         hidden = tiny.hidden_states(tiny.embed(batch, features))[0]
         places = batch.answer[0].nonzero().flatten() - 1

@@ -134,7 +134,17 @@ def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         assert "default 0.005" in printed
 
 
-@pytest.mark.parametrize("arguments", [[], ["build"], ["build", "llava"], ["paint", "pico-llava"]])
+@pytest.mark.parametrize("arguments", [[], ["paint", "pico-llava"]])
 def test_an_unknown_model_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["model", *arguments]) == 2
-    assert "passepartout model build pico-llava" in capsys.readouterr().out
+    assert "passepartout model build NAME" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["build"], ["build", "llava"], ["train", "llava"]])
+def test_an_unknown_model(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["model", *arguments])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "name" in said
+    assert "pico-blip2" in said

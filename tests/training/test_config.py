@@ -9,6 +9,7 @@ import yaml
 from prompts.errors import ConfigError
 from tests.training.jobs import m2pt_job, tvp_job
 from training.config import EvaluateConfig, M2ptConfig, TvpConfig, read_config
+from training.m2pt import train_m2pt
 from training.preflight import open_evaluation, open_training
 
 SMALLEST: dict[str, Any] = {
@@ -127,9 +128,13 @@ def test_every_path_is_looked_at_before_the_job_starts(tmp_path: Path) -> None:
         validation={"kind": "llava_json", "file": str(tmp_path / "talks.json"), "images": str(tmp_path)},
     )
     with pytest.raises(ConfigError) as caught:
-        open_training(config, clip=tmp_path / "clip", pictures=True)
+        open_training(
+            config,
+            checkpoints=[("model", config.model, ()), ("tvp.clip", tmp_path / "clip", ("clip",))],
+            pictures=True,
+        )
     named = [fault.partition(": expected")[0] for fault in caught.value.faults]
-    assert named == ["model", "out", "bundle", "tvp.clip", "data: root", "validation: file"]
+    assert named == ["out", "bundle", "model", "tvp.clip", "data: root", "validation: file"]
     assert (tmp_path / "bundle" / "thesis.txt").read_text() == "mine"
 
 
@@ -139,7 +144,7 @@ def test_a_checkpoint_of_another_kind_is_no_base(
     with pytest.raises(
         ConfigError, match="model: expected a checkpoint folder of type llava, came type clip"
     ):
-        open_training(m2pt_job(tiny_clip, picture_folder, tmp_path / "out"))
+        train_m2pt(m2pt_job(tiny_clip, picture_folder, tmp_path / "out"))
 
 
 def test_an_evaluations_paths_are_looked_at_too(tmp_path: Path) -> None:

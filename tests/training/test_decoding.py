@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.engine.tiny_llava import HIDDEN, LAYERS, PATCHES
-from training.backbone import NO_PROMPTS, DeepPrompts, LlavaBackbone
-from training.chat import Encoded, collate
+from tests.engine.tiny_llava import HIDDEN, LAYERS
+from tests.training.conftest import one_of
+from training.backbone import NO_PROMPTS, DeepPrompts, Features, LlavaBackbone, PictureInputs
+from training.chat import Encoded
 from training.decoding import ROWS_AT_ONCE, generate, score_choices
 
 QUESTIONS = ["what digit is this?", "name the bird in the picture, if there is one.", "hello there"]
@@ -17,11 +18,11 @@ DEEP = pytest.mark.parametrize("deep", [NO_PROMPTS, DeepPrompts(text=TEXT)], ids
 
 
 @pytest.fixture(scope="module")
-def features(tiny: LlavaBackbone) -> Tensor:
-    """Of the two questions that have a picture, (2, N, d)."""
+def features(tiny: LlavaBackbone) -> Features:
+    """Of the two questions that have a picture."""
     pixels = torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return tiny.image_features(pixels)
+        return tiny.image_features(PictureInputs({"pixel_values": pixels}, ((56, 56),) * 2))
 
 
 def asked(tiny: LlavaBackbone, number: int, answer: str = "") -> Encoded:
@@ -31,21 +32,21 @@ def asked(tiny: LlavaBackbone, number: int, answer: str = "") -> Encoded:
 
 @torch.no_grad()
 def naive_log_probs(
-    tiny: LlavaBackbone, encoded: Encoded, features: Tensor | None, deep: DeepPrompts
+    tiny: LlavaBackbone, encoded: Encoded, features: Features | None, deep: DeepPrompts
 ) -> Tensor:
     """(T, vocabulary) after each row of one question and its answer so far."""
-    batch = collate([encoded], image_token_id=tiny.chat.image_token_id, image_rows=PATCHES)
+    batch = tiny.collate([encoded], features)
     hidden = tiny.hidden_states(tiny.embed(batch, features), deep)
     return tiny.model.lm_head(hidden[0]).log_softmax(-1)
 
 
-def own_features(features: Tensor, number: int) -> Tensor | None:
-    return features[number : number + 1] if PICTURED[number] else None
+def own_features(features: Features, number: int) -> Features | None:
+    return one_of(features, PICTURED[:number].count(True)) if PICTURED[number] else None
 
 
 @DEEP
 def test_scores_are_mean_log_likelihoods_per_token(
-    tiny: LlavaBackbone, features: Tensor, deep: DeepPrompts
+    tiny: LlavaBackbone, features: Features, deep: DeepPrompts
 ) -> None:
     prompts = [asked(tiny, number).prompt for number in range(3)]
     ids = [[asked(tiny, number, choice).answer for choice in CHOICES[number]] for number in range(3)]
@@ -59,17 +60,17 @@ def test_scores_are_mean_log_likelihoods_per_token(
             torch.testing.assert_close(scores[number][choice], steps.mean(), atol=1e-4, rtol=1e-4)
 
 
-def test_more_candidates_than_rows_at_once(tiny: LlavaBackbone, features: Tensor) -> None:
+def test_more_candidates_than_rows_at_once(tiny: LlavaBackbone, features: Features) -> None:
     prompts = [asked(tiny, number).prompt for number in range(2)]
     many = [(5 + number % 300, 7, 9 + number % 5) for number in range(ROWS_AT_ONCE + 3)]
     together = score_choices(tiny, prompts, [many, many[:2]], features=features)
     assert [len(one) for one in together] == [ROWS_AT_ONCE + 3, 2]
-    alone = score_choices(tiny, prompts[:1], [many[-1:]], features=features[:1])
+    alone = score_choices(tiny, prompts[:1], [many[-1:]], features=one_of(features, 0))
     torch.testing.assert_close(together[0][-1:], alone[0], atol=1e-5, rtol=1e-5)
 
 
 @DEEP
-def test_greedy_text_is_the_naive_loops(tiny: LlavaBackbone, features: Tensor, deep: DeepPrompts) -> None:
+def test_greedy_text_is_the_naive_loops(tiny: LlavaBackbone, features: Features, deep: DeepPrompts) -> None:
     prompts = [asked(tiny, number).prompt for number in range(3)]
     answers = generate(tiny, prompts, features=features, deep=deep, max_new_tokens=6)
     for number, prompt in enumerate(prompts):
@@ -85,18 +86,18 @@ def test_greedy_text_is_the_naive_loops(tiny: LlavaBackbone, features: Tensor, d
     assert len(set(answers)) > 1
 
 
-def test_an_answer_ends_before_its_end_token(tiny: LlavaBackbone, features: Tensor) -> None:
+def test_an_answer_ends_before_its_end_token(tiny: LlavaBackbone, features: Features) -> None:
     """Whatever token the model says second is made the end token: one token is left."""
     prompt = asked(tiny, 0).prompt
-    two = naive_tokens(tiny, prompt, features[:1], 2)
+    two = naive_tokens(tiny, prompt, one_of(features, 0), 2)
     tiny.stop_ids, before = [two[1]], tiny.stop_ids
     try:
-        assert generate(tiny, [prompt], features=features[:1]) == [tiny.chat.decode(two[:1])]
+        assert generate(tiny, [prompt], features=one_of(features, 0)) == [tiny.chat.decode(two[:1])]
     finally:
         tiny.stop_ids = before
 
 
-def naive_tokens(tiny: LlavaBackbone, prompt: tuple[int, ...], features: Tensor, count: int) -> list[int]:
+def naive_tokens(tiny: LlavaBackbone, prompt: tuple[int, ...], features: Features, count: int) -> list[int]:
     said: list[int] = []
     for _ in range(count):
         said.append(

@@ -17,7 +17,7 @@ from tests.engine.tiny_tasks import make_task
 from tests.training.conftest import random_picture
 from tests.training.test_choices import grammar_ids
 from training.backbone import NO_PROMPTS, DeepPrompts, LlavaBackbone
-from training.chat import Encoded, collate
+from training.chat import Encoded
 from training.config import EvaluateConfig
 from training.data import Example
 from training.evaluate import How, evaluate, normalise_answer, score_of
@@ -64,18 +64,15 @@ def naive_choice(tiny: LlavaBackbone, example: Example, bundle: Bundle | None) -
     assert example.picture is not None
     pixels = tiny.process([example.picture])
     if bundle and bundle.manifest.frame and bundle.frame_delta is not None:
-        pixels = tiny.pixels(frame_picture(example.picture, bundle.manifest.frame, bundle.frame_delta)[None])
+        framed = frame_picture(example.picture, bundle.manifest.frame, bundle.frame_delta)
+        pixels = tiny.process_canvas(framed[None])
     features = tiny.image_features(pixels, deep)
     rendered = tiny.chat.render(
         example.question, picture=True, usage=bundle.manifest.usage if bundle else None
     )
     losses = []
     for choice in example.choices or ():
-        batch = collate(
-            [tiny.chat.encode(rendered, choice, end=False)],
-            image_token_id=tiny.chat.image_token_id,
-            image_rows=features.shape[1],
-        )
+        batch = tiny.collate([tiny.chat.encode(rendered, choice, end=False)], features)
         losses.append(tiny.answer_loss(batch, features, deep).item())
     return (example.choices or ())[losses.index(min(losses))]
 
@@ -108,11 +105,7 @@ def naive_text(tiny: LlavaBackbone, example: Example, bundle: Bundle, tokens: in
     prompt = tiny.encode_example(example, bundle.manifest.usage).prompt
     said: list[int] = []
     while len(said) < tokens:
-        batch = collate(
-            [Encoded(prompt, tuple(said))],
-            image_token_id=tiny.chat.image_token_id,
-            image_rows=features.shape[1],
-        )
+        batch = tiny.collate([Encoded(prompt, tuple(said))], features)
         hidden = tiny.hidden_states(tiny.embed(batch, features), deep)
         said.append(int(tiny.model.lm_head(hidden[0, -1]).argmax()))
         if said[-1] in tiny.stop_ids:
@@ -152,11 +145,7 @@ def naive_structured(tiny: LlavaBackbone, example: Example, bundle: Bundle, choi
     prompt = tiny.encode_example(example, bundle.manifest.usage).prompt
     said: list[int] = []
     while True:
-        batch = collate(
-            [Encoded(prompt, tuple(said))],
-            image_token_id=tiny.chat.image_token_id,
-            image_rows=features.shape[1],
-        )
+        batch = tiny.collate([Encoded(prompt, tuple(said))], features)
         logits = tiny.model.lm_head(tiny.hidden_states(tiny.embed(batch, features), deep)[0, -1])
         written = tokenizer.decode(said)
         allowed = grammar_ids(tokenizer, choices, written)

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 from prompts.errors import ConfigError
-from training.losses import CAPTION, ClipJudge, feature_consistency
+from training.losses import CAPTION, Judge, feature_consistency
 
 
 def test_feature_consistency_by_hand() -> None:
@@ -44,7 +44,7 @@ def test_task_semantics_are_the_matching_scores_of_transformers_own_clip(tiny_cl
                 pixel_values=pixels[index : index + 1],
             )
             expected.append(output.logits_per_image[0, 0] / math.exp(5) * math.exp(4.6052))
-    judge = ClipJudge(tiny_clip, torch.device("cpu"))
+    judge = Judge(tiny_clip, torch.device("cpu"))
     found = judge.semantics(framed, answers)
     torch.testing.assert_close(found, torch.stack(expected).mean(), atol=1e-3, rtol=1e-4)
     assert CAPTION.format(answer="heron") == "this is a photo of a heron"
@@ -52,11 +52,13 @@ def test_task_semantics_are_the_matching_scores_of_transformers_own_clip(tiny_cl
 
 def test_task_semantics_reach_the_pixels(tiny_clip: Path) -> None:
     framed = torch.rand(1, 3, 40, 40, requires_grad=True)
-    judge = ClipJudge(tiny_clip, torch.device("cpu"))
+    judge = Judge(tiny_clip, torch.device("cpu"))
     (gradient,) = torch.autograd.grad(judge.semantics(framed, ["seven"]), framed)
     assert gradient.abs().max() > 0
 
 
 def test_a_checkpoint_that_is_no_clip_is_refused(tiny_folder: Path) -> None:
-    with pytest.raises(ConfigError, match=r"tvp\.clip: expected a .* of type clip, came type llava"):
-        ClipJudge(tiny_folder, torch.device("cpu"))
+    with pytest.raises(
+        ConfigError, match=r"tvp\.clip: expected a .* of type clip or siglip or siglip2, came type llava"
+    ):
+        Judge(tiny_folder, torch.device("cpu"))

@@ -175,7 +175,7 @@ def test_pictures_and_text_alone_mix(tiny_folder: Path, tiny: LlavaBackbone, tmp
     deep = DeepPrompts(text=prompts["text.prompts"], vision=prompts["vision.prompts"])
     with torch.no_grad():
         features = tiny.image_features(tiny.process([random_picture(1)]), deep)
-    assert features.shape[1] == PATCHES + 2
+    assert len(features.rows) == PATCHES + 2
     with_picture, tokens = one_loss(tiny, "what?", "a heron", features, deep)
     alone, fewer = one_loss(tiny, "hello", "hi", None, deep)
     assert losses["text"] == pytest.approx(alone, rel=1e-5)
@@ -185,11 +185,8 @@ def test_pictures_and_text_alone_mix(tiny_folder: Path, tiny: LlavaBackbone, tmp
 
 @torch.no_grad()
 def one_loss(tiny: LlavaBackbone, question: str, answer: str, features: Any, deep: Any) -> tuple[float, int]:
-    from training.chat import collate
-
     encoded = tiny.chat.encode(tiny.chat.render(question, picture=features is not None), answer)
-    rows = 0 if features is None else features.shape[1]
-    batch = collate([encoded], image_token_id=tiny.chat.image_token_id, image_rows=rows)
+    batch = tiny.collate([encoded], features)
     return tiny.answer_loss(batch, features, deep).item(), len(encoded.answer)
 
 

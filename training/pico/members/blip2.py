@@ -122,13 +122,11 @@ class PicoBlip2(Member):
         missing = model.load_state_dict(projector_state(taught), strict=False)
         assert not missing.unexpected_keys, missing.unexpected_keys
         model.save_pretrained(folder)
-        processor = Blip2Processor(
+        Blip2Processor(
             BlipImageProcessor(
                 size={"height": _SIDE, "width": _SIDE}, image_mean=CLIP_MEAN, image_std=CLIP_STD
             ),
             self.tokenizer,
             num_query_tokens=_QUERIES,
-        )
-        processor.chat_template = chat_template(picture="")
-        processor.save_pretrained(folder)
+        ).save_pretrained(folder)  # it keeps no chat template of its own; the tokenizer's is used
         save_beside(folder, self.tokenizer)

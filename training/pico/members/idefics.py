@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from PIL import Image
 from torch import Tensor
 from transformers import (
     Idefics3Config,
@@ -90,7 +91,11 @@ class PicoIdefics(Member):
         patches = (_SIDE // model.config.vision_config.patch_size) ** 2
         Idefics3Processor(
             # The longest side is one tile, so a picture is never split.
-            Idefics3ImageProcessor(size={"longest_edge": _SIDE}, max_image_size={"longest_edge": _SIDE}),
+            Idefics3ImageProcessor(
+                size={"longest_edge": _SIDE},
+                max_image_size={"longest_edge": _SIDE},
+                resample=Image.Resampling.BICUBIC,
+            ),
             self.tokenizer,
             image_seq_len=patches // _SHUFFLE**2,
             chat_template=chat_template(),

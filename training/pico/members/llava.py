@@ -66,6 +66,10 @@ class _Llava(Member):
     def vision_config(self) -> CLIPVisionConfig:
         raise NotImplementedError
 
+    def vision_state(self, tower: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tower's weights by their names in a LLaVA checkpoint, `vision_model.…`."""
+        raise NotImplementedError
+
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return language_tokenizer(chat_template())
@@ -75,9 +79,7 @@ class _Llava(Member):
         tensors = {
             f"language_model.model.{name}": tensor for name, tensor in language.model.state_dict().items()
         }
-        for name, tensor in tower.items():
-            if name.startswith("vision_model."):
-                tensors[f"vision_tower.{name}"] = tensor
+        tensors |= {f"vision_tower.{name}": tensor for name, tensor in self.vision_state(tower).items()}
         for name, tensor in taught.items():
             if name.startswith("projector."):
                 tensors[name.replace("projector.", "multi_modal_projector.", 1)] = tensor
@@ -142,6 +144,9 @@ class PicoLlava(_Llava):
         eyes.tower.set_attn_implementation("eager")  # faster than sdpa at 65 tokens on a CPU
         return eyes
 
+    def vision_state(self, tower: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in tower.items() if name.startswith("vision_model.")}
+
     def write(self, folder: Path, tower: dict[str, Tensor], taught: dict[str, Tensor]) -> None:
         super().write(folder, tower, taught)
         clip = CLIPModel(clip_config(self.vision_config))
@@ -174,3 +179,6 @@ class PicoLlavaB(_Llava):
         tower = CLIPVisionModel(self.vision_config)
         tower.set_attn_implementation("eager")
         return _PlainEyes(tower, Projector(256))
+
+    def vision_state(self, tower: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {f"vision_model.{name}": tensor for name, tensor in tower.items()}

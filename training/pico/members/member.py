@@ -3,17 +3,25 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from training.pico.glyphs import load_split
 from training.pico.language_model import grown, language_model, merged, padded_vocabulary
 
-__all__ = ["CLIP_MEAN", "CLIP_STD", "WEIGHTS_FOLDER", "Eyes", "Member", "Seen", "save_beside"]
+__all__ = [
+    "CLIP_MEAN",
+    "CLIP_STD",
+    "WEIGHTS_FOLDER",
+    "Eyes",
+    "Member",
+    "Seen",
+    "projector_state",
+    "save_beside",
+]
 
 WEIGHTS_FOLDER = Path(__file__).parents[1] / "weights"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -44,6 +52,7 @@ class Eyes(nn.Module):
     mean: ClassVar[tuple[float, ...]] = CLIP_MEAN
     std: ClassVar[tuple[float, ...]] = CLIP_STD
     width: ClassVar[int]
+    tower: Any
 
     def __init__(self, tower: nn.Module, projector: nn.Module) -> None:
         super().__init__()
@@ -122,11 +131,6 @@ class Member(ABC):
         state["embed_tokens.weight"] = grown(state["embed_tokens.weight"], rows)
         model.model.load_state_dict(state)
         return model
-
-
-def name_count() -> int:
-    """Names that the recipe teaches."""
-    return len(load_split()["known"])
 
 
 def projector_state(taught: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Sources of examples, read from files as users have them, whole and broken."""
+"""LLaVA's conversation JSON, whole and broken."""
 
 import os
 from pathlib import Path
@@ -6,75 +6,19 @@ from typing import Any
 
 import pytest
 
-from prompts.errors import ConfigError, PictureError
+from prompts.errors import ConfigError
 from tests.training.conftest import random_picture
-from tests.training.jobs import QUESTION, make_llava_json, tvp_job
-from training.data import ImageFolderData, LlavaJsonData, make_source
+from tests.training.data.opening import open_data
+from tests.training.jobs import make_llava_json, tvp_job
 from training.preflight import open_training
 
 
-def folder_source(root: Path, **options: Any) -> Any:
-    return make_source(ImageFolderData(kind="image_folder", root=root, **options))
-
-
 def json_source(file: Path, **options: Any) -> Any:
-    return make_source(LlavaJsonData(kind="llava_json", file=file, images=file.parent, **options))
+    return open_data("llava_json", file=file, images=file.parent, **options)
 
 
 def talk(*said: str) -> list[dict[str, str]]:
     return [{"from": ("human", "gpt")[turn % 2], "value": text} for turn, text in enumerate(said)]
-
-
-CLASSES = ("heron", "seven", "water bird")  # conftest's, the underscore read as a space
-
-
-def test_a_folder_a_class(picture_folder: Path) -> None:
-    source = folder_source(picture_folder, question=QUESTION)
-    assert len(source) == 9
-    assert [source[index].answer for index in range(6)] == [*CLASSES] * 2
-    example = source[4]
-    assert (example.question, example.choices) == (QUESTION, CLASSES)
-    assert example.picture.tobytes() == random_picture(11, (70, 70)).tobytes()
-
-
-def test_a_limit_keeps_the_classes_balanced(picture_folder: Path) -> None:
-    source = folder_source(picture_folder, limit=6)
-    assert sorted(source[index].answer for index in range(len(source))) == sorted([*CLASSES] * 2)
-
-
-def test_other_files_and_hidden_folders_are_no_classes(tmp_path: Path) -> None:
-    for folder in ("cat", ".cache", "empty"):
-        (tmp_path / folder).mkdir()
-    random_picture(0).save(tmp_path / "cat" / "a.JPG", format="jpeg")
-    random_picture(0).save(tmp_path / ".cache" / "b.png")
-    (tmp_path / "cat" / "notes.txt").write_text("a cat")
-    (tmp_path / "cat" / "folder.png").mkdir()
-    source = folder_source(tmp_path)
-    assert (len(source), source.choices) == (1, ("cat",))
-
-
-@pytest.mark.parametrize(
-    "make", [lambda root: None, lambda root: root.mkdir(), lambda root: root.write_text("")]
-)
-def test_a_folder_without_pictures_is_refused(tmp_path: Path, make: Any) -> None:
-    make(tmp_path / "root")
-    with pytest.raises(ConfigError, match=r"root: expected .+, came .*root; "):
-        folder_source(tmp_path / "root")
-
-
-def test_two_folders_of_one_class_are_refused(tmp_path: Path) -> None:
-    for name in ("grey cat", "grey_cat"):
-        (tmp_path / name).mkdir()
-        random_picture(0).save(tmp_path / name / "0.png")
-    with pytest.raises(ConfigError, match="two called 'grey cat'"):
-        folder_source(tmp_path)
-
-
-def test_a_broken_picture_is_named(tmp_path: Path) -> None:
-    (tmp_path / "cat").mkdir()
-    (tmp_path / "cat" / "7.png").write_bytes(b"no picture")
-    with pytest.raises(PictureError, match=r"cat/7\.png: picture: expected a picture"):
-        folder_source(tmp_path)[0]
 
 
 def test_conversations(tmp_path: Path) -> None:
@@ -154,4 +98,4 @@ def test_tvp_refuses_text_alone_before_it_starts(tiny_folder: Path, tmp_path: Pa
     data = {"kind": "llava_json", "file": str(file), "images": str(tmp_path)}
     config = tvp_job(tiny_folder, tmp_path, tmp_path / "out", data=data)
     with pytest.raises(ConfigError, match=r"data: expected a picture in every example .*, came 1 without"):
-        open_training(config, pictures=True)
+        open_training(config, checkpoints=[], pictures=True)

@@ -1,0 +1,154 @@
+"""Gains, tables and pictures of answers made by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prompts.bundle import Bundle, save_bundle
+from prompts.manifest import FrameSpec, Manifest
+from tests.training.report.test_plan import make_config
+from training.report import tables
+from training.report.answers import Answers, Corruption
+from training.report.document import write_report
+from training.report.frames import Cost, Trained
+from training.report.plan import FrameJob, plan_frames
+from training.report.results import Results
+
+STUDIES: dict[str, Any] = {
+    "ablation": {},
+    "scale": {"task": "kind", "source": "a", "shares": [0.1, 1.0], "examples": 40},
+    "corruption": {"task": "kind", "source": "a", "kinds": ["fog", "jpeg"], "severities": [1, 3]},
+}
+EXAMPLES = 20
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    import torch
+
+    manifest = Manifest(name="tvp", version="1", frame=FrameSpec(canvas=(64, 64), inner=44))
+    return save_bundle(tmp_path_factory.mktemp("b") / "b", manifest, {"frame.delta": torch.zeros(3, 64, 64)})
+
+
+def answers(right: int, *, wanted: tuple[str, ...] = ("food", "face")) -> Answers:
+    """The first `right` of 20 answers are right."""
+    asked = wanted * (EXAMPLES // len(wanted))
+    other = dict(zip(wanted, wanted[::-1], strict=True))
+    said = [one if place < right else other[one] for place, one in enumerate(asked)]
+    return Answers(asked, tuple(said))
+
+
+def make_results(bundle: Bundle, **changes: Any) -> Results:
+    """Base 10 of 20 right; EVP 12 on its source and 9 elsewhere; every other method 16 and 13."""
+    config = make_config(**{**STUDIES, **changes})
+    results = Results(config)
+    for target in config.models:
+        for task in config.tasks:
+            results.base[target, task] = answers(10)
+    for number, job in enumerate(plan_frames(config)):
+        results.trained[job] = Trained(bundle, Cost(10.0 + number, 2_000_000))
+        for target in config.models:
+            own = target in job.sources
+            right = (12 if own else 9) if job.method == "evp" else (16 if own else 13)
+            results.framed[job, target] = answers(right)
+    frames = [None, *results.frames("tvp", source="a", task="kind")[:1]]
+    for frame in frames:
+        results.marred[frame, None] = answers(16 if frame else 10)
+        for kind in ("fog", "jpeg"):
+            for severity in (1, 3):
+                results.marred[frame, Corruption(kind, severity)] = answers(12 if frame else 6)
+    return results
+
+
+def test_a_gain_is_paired_and_averaged_over_what_was_asked_for(bundle: Bundle) -> None:
+    results = make_results(bundle)
+    tvp, evp = results.frames("tvp"), results.frames("evp")
+    assert len(tvp) == len(evp) == 3 * 2 * 2
+    own = results.mean_gain(tvp, lambda job: job.sources)
+    black = results.mean_gain(evp, results.black_boxes)
+    over = results.mean_gain(tvp, results.black_boxes, over="evp")
+    assert own is not None
+    assert black is not None
+    assert over is not None
+    assert (own.mean, black.mean, over.mean) == (pytest.approx(0.3), pytest.approx(-0.05), pytest.approx(0.2))
+    assert own.low < own.mean < own.high
+    assert black.n == 12 * 2 * EXAMPLES
+
+
+def test_a_frame_of_all_models_has_no_black_box(bundle: Bundle) -> None:
+    results = make_results(bundle, models={"a": "models/a", "b": "models/b"})
+    (job, *_) = results.frames("ensemble")
+    assert results.black_boxes(job) == []
+    assert results.mean_gain([job], results.black_boxes) is None
+
+
+def test_answers_are_compared_after_normalisation() -> None:
+    said = Answers(("two", "a heron"), ("2.", "Heron"))
+    assert said.right.tolist() == [1, 1]
+    assert not said.is_yes_no
+    assert Answers(("yes", "no"), ("no", "perhaps")).is_yes_no
+
+
+def test_tables_say_what_was_found(bundle: Bundle) -> None:
+    results = make_results(bundle)
+    summary = tables.summary(results)
+    assert "| **tvp**: a frame with both regularisers | +30.0 points [" in summary
+    assert "paired by source, task and seed: +20.0 points [" in summary
+    rows = tables.transfer(results, "evp", "kind").splitlines()
+    assert rows[0] == "|  | a | b | c | mean over black boxes |"
+    assert rows[2].startswith("| trained on a | *+10 [")
+    assert rows[2].count("| -5 [") == 2
+    assert tables.base_accuracy(results).count("50 % [") == 3 * 2
+    assert [row.split(" | ")[1] for row in tables.ablation(results).splitlines()[2:]] == ["2"] * 6
+    assert "| 10 % | 4 | +30.0 points [" in tables.scale(results)
+    assert "| fog | 30 % [" in tables.corruption(results)
+    assert "60 % [" in tables.corruption(results)
+    assert "| tvp | 14 | " in tables.cost(results)  # the grid's twelve and the two of the scale study
+    assert "| 2 |" in tables.cost(results)
+
+
+def test_yes_no_tasks_have_popes_measures(bundle: Bundle) -> None:
+    results = make_results(bundle)
+    assert tables.hallucination(results) == ""
+    for target in results.config.models:
+        results.base[target, "lines"] = answers(10, wanted=("yes", "no"))
+        for job in results.frames("tvp", task="lines"):
+            results.framed[job, target] = answers(20, wanted=("yes", "no"))
+        for job in results.frames("evp", task="lines"):
+            results.framed[job, target] = answers(0, wanted=("yes", "no"))
+    lines = tables.hallucination(results).splitlines()
+    assert len(lines) == 2 + 3 * 3
+    assert lines[2] == "| lines on a | none | 50 | 50 | 50 | 50 | 50 |"
+    assert lines[3] == "| lines on a | evp | 0 | 0 | 0 | 0 | 50 |"
+    assert lines[4] == "| lines on a | tvp | 100 | 100 | 100 | 100 | 50 |"
+
+
+def test_the_report_is_whole(bundle: Bundle, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.md"
+    notes.write_text("## What did not work\n\nA lot.\n", encoding="utf-8")
+    file = write_report(make_results(bundle, out=tmp_path / "out", notes=notes))
+    text = file.read_text(encoding="utf-8")
+    headings = [line for line in text.splitlines() if line.startswith("## ")]
+    assert headings == [
+        "## At a glance",
+        "## Without a prompt",
+        "## From each model to each",
+        "## What each part is worth",
+        "## The frames",
+        "## How much data",
+        "## Under common corruptions",
+        "## Cost",
+        "## What did not work",
+    ]
+    named = {part.partition(")")[0] for part in text.split("](")[1:]}
+    assert named == {"transfer.png", "frames.png", "scale.png", "corruption.png"}
+    assert {path.name for path in file.parent.iterdir()} == {*named, "report.md"}
+    assert "nan" not in text
+
+
+def test_right_and_wrong_are_numbers(bundle: Bundle) -> None:
+    results = make_results(bundle)
+    job = FrameJob("tvp", ("a",), "kind", 3)
+    assert set(np.unique(results.gain_of(job, "b"))) == {0.0, 1.0}

@@ -1,0 +1,233 @@
+"""A frozen LLaVA-layout model with learned prompts put where the server puts them.
+
+Text prompts (L, P_t, d) stand before the first token: at the input of decoder layer l the rows 0..P_t-1 are
+overwritten with prompts[l]. Vision prompts (L_v, P_v, d_v) stand before the class row after the embedding
+LayerNorm and are overwritten at every encoder layer alike. Image features are read from
+`vision_feature_layer`; with the "default" selection row 0 is dropped from what was read, which in mode
+`released` is a prompt row (so P_v rows more reach the language model) and in mode `paper` the class row.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from prompts.deep import image_tokens, xavier_rms
+from prompts.errors import ConfigError
+from prompts.faults import fault, shown
+from prompts.manifest import VisionSpec
+from training.backbone.deep import NO_PROMPTS, DeepPrompts
+from training.backbone.frozen import Backbone, Features
+from training.backbone.pictures import PictureInputs
+from training.chat import TokenBatch
+from training.preflight import checkpoint_faults
+
+__all__ = ["LlavaBackbone"]
+
+
+class LlavaBackbone(Backbone):
+    """Frozen `LlavaForConditionalGeneration` with its processor; any CLIP or SigLIP tower, any projector."""
+
+    @classmethod
+    def load(cls, folder: Path, *, dtype: str = "auto", device: str = "auto") -> Self:
+        """Load a checkpoint folder, frozen, in evaluation mode.
+
+        Raises:
+            ConfigError: the folder is missing or holds no LLaVA-layout checkpoint.
+        """
+        faults = checkpoint_faults("model", folder, "llava")
+        if faults:
+            raise ConfigError("model", faults)
+        return super().load(folder, dtype=dtype, device=device)
+
+    @classmethod
+    def _model_class(cls) -> Any:
+        from transformers import LlavaForConditionalGeneration
+
+        return LlavaForConditionalGeneration
+
+    @property
+    def projector(self) -> nn.Module:
+        """The module between tower and language model."""
+        module: nn.Module = self.model.model.multi_modal_projector
+        return module
+
+    @property
+    def text_shape(self) -> tuple[int, int]:
+        """(decoder layers, hidden size)."""
+        return self.config.text_config.num_hidden_layers, self.config.text_config.hidden_size
+
+    @property
+    def vision_shape(self) -> tuple[int, int]:
+        """(encoder layers, hidden size)."""
+        return self.config.vision_config.num_hidden_layers, self.config.vision_config.hidden_size
+
+    @cached_property
+    def _tower(self) -> Any:
+        tower = self.model.model.vision_tower
+        return getattr(tower, "vision_model", tower)
+
+    @property
+    def picture_comes_first(self) -> bool:
+        """LLaVA's text has a mark."""
+        return False
+
+    def image_rows(self, vision: VisionSpec | None = None) -> int:
+        """Rows that one picture takes in the language model's input, with these vision prompts."""
+        return image_tokens(self._plain_image_rows, vision)
+
+    @cached_property
+    def _plain_image_rows(self) -> int:
+        with torch.inference_mode():
+            blank = self.process([Image.new("RGB", (64, 64))])
+            return self.vision_states(blank.pixels).shape[1]
+
+    def image_features(self, inputs: PictureInputs, deep: DeepPrompts = NO_PROMPTS) -> Features:
+        """Processed pictures (B, 3, h, w) through tower and projector: B · N rows.
+
+        N is the number of patches kept, plus P_v in mode `released`.
+        """
+        rows = self.project(self.vision_states(inputs.pixels, deep), deep)
+        ids = (self.chat.image_token_id,) * rows.shape[1]
+        return Features(rows.flatten(0, 1), (ids,) * len(rows))
+
+    def vision_states(self, pixels: Tensor, deep: DeepPrompts = NO_PROMPTS) -> Tensor:
+        """Selected tower states before the projector, (B, N, d_v · number of feature layers)."""
+        hidden = self._embed_pixels(pixels)
+        length = 0 if deep.vision is None else deep.vision.shape[1]
+        if deep.vision is not None:
+            hidden = torch.cat([_rows(deep.vision[0], hidden), hidden], dim=1)
+        wanted = self._feature_layers()
+        states = {}
+        for index, layer in enumerate(self._tower.encoder.layers):
+            if deep.vision is not None:
+                hidden = torch.cat([_rows(deep.vision[index], hidden), hidden[:, length:]], dim=1)
+            states[index] = hidden
+            if index == max(wanted):
+                break
+            hidden = layer(hidden, None)
+        else:
+            states[len(states)] = hidden
+        drop = length if deep.vision_mode == "paper" else 0
+        drop += self.config.vision_feature_select_strategy == "default"
+        return torch.cat([states[index][:, drop:] for index in wanted], dim=-1)
+
+    def project(self, states: Tensor, deep: DeepPrompts = NO_PROMPTS) -> Tensor:
+        """Tower states (B, N, d_v) through the projector, the bundle's where it has one: (B, N, d)."""
+        if deep.projector is None:
+            projected: Tensor = self.projector(states)
+            return projected
+        override = {name: tensor.to(self.dtype) for name, tensor in deep.projector.items()}
+        tuned: Tensor = functional_call(self.projector, override, (states,))
+        return tuned
+
+    def logits(
+        self,
+        batch: TokenBatch,
+        features: Features | None,
+        keep: Tensor,
+        *,
+        deep: DeepPrompts = NO_PROMPTS,
+        cache: Any = None,
+    ) -> Tensor:
+        """Logits (rows kept, vocabulary) of the tokens that follow the positions kept; see the base class.
+
+        The cache is filled with keys and values of the P_t rows before the batch's, too.
+        """
+        read: Tensor = self.head(self.hidden_states(self.embed(batch, features), deep, cache)[keep])
+        return read
+
+    def embed(self, batch: TokenBatch, features: Features | None) -> Tensor:
+        """Input rows (B, T, d): token embeddings, with image features in their places."""
+        rows = self._embed(batch.ids)
+        if features is None:
+            return rows
+        return rows.masked_scatter(batch.image[..., None], features.rows.to(rows.dtype))
+
+    def hidden_states(self, rows: Tensor, deep: DeepPrompts = NO_PROMPTS, cache: Any = None) -> Tensor:
+        """Final hidden states (B, T, d) of right-padded input rows (B, T, d), prompt rows left out.
+
+        A cache given is filled with keys and values of P_t + T rows.
+        """
+        with self._text_prompts(deep.text) as length:
+            if deep.text is not None:
+                rows = torch.cat([_rows(deep.text[0], rows), rows], dim=1)
+            output = self.decoder(inputs_embeds=rows, past_key_values=cache, use_cache=cache is not None)
+        hidden: Tensor = output.last_hidden_state[:, length:]
+        return hidden
+
+    def text_prompts_of(self, text: str, length: int) -> Tensor:
+        """Text prompts that act as if `text` stood before the conversation: (L, P_t, d) float32.
+
+        They are the inputs of each decoder layer for the text's tokens. The norm before attention makes a
+        row's own length nearly meaningless (its epsilon counts a little), so every row gets that of a xavier
+        row: one learning rate then fits all layers and both kinds of first values.
+
+        Raises:
+            ConfigError: the text has another number of tokens, or an image token.
+        """
+        ids = self.chat.plain_ids(text)
+        if len(ids) != length:
+            expected, cure = f"{len(ids)}, the tokens of init_text", f"set text_length: {len(ids)}"
+            raise ConfigError(
+                "train", [fault("m2pt.text_length", expected=expected, came=str(length), cure=cure)]
+            )
+        if self.chat.image_token_id in ids:
+            expected, cure = "a text without the image token", "take it out"
+            raise ConfigError(
+                "train", [fault("m2pt.init_text", expected=expected, came=shown(text), cure=cure)]
+            )
+        tokens = torch.tensor([ids], device=self.device)
+        with torch.no_grad():
+            output = self.decoder(input_ids=tokens, use_cache=False, output_hidden_states=True)
+        states = torch.cat(output.hidden_states[: self.text_shape[0]]).float()
+        rms = states.square().mean(-1, keepdim=True).sqrt().clamp_min(torch.finfo(states.dtype).tiny)
+        return states * xavier_rms(length, states.shape[-1]) / rms
+
+    @contextmanager
+    def _text_prompts(self, prompts: Tensor | None) -> Iterator[int]:
+        """While open, each decoder layer's first P_t input rows are its prompts; yields P_t."""
+        if prompts is None:
+            yield 0
+            return
+        length = prompts.shape[1]
+
+        def overwrite(index: int) -> Any:
+            def hook(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+                hidden = torch.cat([_rows(prompts[index], args[0]), args[0][:, length:]], dim=1)
+                return (hidden, *args[1:])
+
+            return hook
+
+        hooks = [
+            layer.register_forward_pre_hook(overwrite(index))
+            for index, layer in enumerate(self.decoder.layers)
+            if index > 0
+        ]
+        try:
+            yield length
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _embed_pixels(self, pixels: Tensor) -> Tensor:
+        hidden: Tensor = self._tower.embeddings(pixels.to(self.device, self.dtype))
+        norm = getattr(self._tower, "pre_layrnorm", None)
+        return hidden if norm is None else norm(hidden)
+
+    def _feature_layers(self) -> list[int]:
+        """State numbers to read: k < L_v is the input of layer k, L_v the output of the last."""
+        layer = self.config.vision_feature_layer
+        states = self.vision_shape[0] + 1
+        return [number % states for number in ([layer] if isinstance(layer, int) else layer)]
+
+
+def _rows(prompts: Tensor, like: Tensor) -> Tensor:
+    """Prompts (P, d) as rows (B, P, d) in the dtype and on the device of `like` (B, …)."""
+    return prompts.to(like.device, like.dtype).expand(like.shape[0], -1, -1)

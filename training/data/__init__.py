@@ -1,0 +1,42 @@
+"""Where training and evaluation examples come from: a config entry in, an `ExampleSource` out.
+
+An example is one picture (or none), one question and the answer wanted. A source is a plain sequence of
+them, deterministic in the index, so that a run can be resumed and a test can name a picture by its number.
+Public sets are read as users have them on disk (docs/datasets.md); nothing is ever downloaded.
+"""
+
+from training.data.config import (
+    Cifar10Data,
+    Cifar100Data,
+    ClevrData,
+    DataConfig,
+    HatefulMemesData,
+    ImageFolderData,
+    ImageNetteData,
+    LlavaJsonData,
+    OxfordPetsData,
+    PicoData,
+    PopeData,
+    SvhnData,
+)
+from training.data.example import Example, ExampleSource, iterate_source
+from training.data.make import make_source
+
+__all__ = [
+    "Cifar10Data",
+    "Cifar100Data",
+    "ClevrData",
+    "DataConfig",
+    "Example",
+    "ExampleSource",
+    "HatefulMemesData",
+    "ImageFolderData",
+    "ImageNetteData",
+    "LlavaJsonData",
+    "OxfordPetsData",
+    "PicoData",
+    "PopeData",
+    "SvhnData",
+    "iterate_source",
+    "make_source",
+]

@@ -1,0 +1,90 @@
+"""LLaVA's conversation JSON: question and answer pairs, with or without a picture."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from prompts.errors import ConfigError
+from prompts.faults import fault, shown
+from training.data.config import LlavaJsonData
+from training.data.files import FAULTS_GATHERED, missing_faults, read_picture
+from training.data.items import Item, ItemSource
+
+__all__ = ["open_llava_json"]
+
+IMAGE_TOKEN = "<image>"
+
+
+def open_llava_json(entry: LlavaJsonData) -> ItemSource[Path]:
+    """Question and answer pairs of a conversation file, in its order; answers only are learned.
+
+    Raises:
+        ConfigError: the file is missing or empty, a record is broken, or a picture is missing.
+    """
+    items: list[Item[Path]] = []
+    faults: list[str] = []
+    for number, record in enumerate(_read_records(entry.file)):
+        try:
+            pairs = _record_pairs(record, entry.turns)
+        except ValueError as error:
+            faults.append(f"record {number}: {error}")
+            continue
+        items += [
+            Item(None if image is None else entry.images / image, question, answer)
+            for image, question, answer in pairs
+        ]
+    items = items[: entry.limit]
+    pictures = [item.place for item in items if item.place]
+    faults += missing_faults("images", pictures, expected="the picture of each record")
+    if not items and not faults:
+        cure = "name another file"
+        faults.append(fault("file", expected="a question and an answer", came="an empty list", cure=cure))
+    if faults:
+        raise ConfigError(entry.file, faults[:FAULTS_GATHERED])
+    return ItemSource(items, read_picture)
+
+
+def _read_records(file: Path) -> list[Any]:
+    try:
+        records = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        came, cure = f"{file} ({error.strerror})", "correct the path"
+        raise ConfigError("data", [fault("file", expected="a JSON file", came=came, cure=cure)]) from error
+    except ValueError as error:
+        raise ConfigError(
+            "data", [fault("file", expected="JSON", came=f"{file}: {error}", cure="correct it")]
+        ) from error
+    if not isinstance(records, list):
+        came, cure = type(records).__name__, "use LLaVA's conversation format"
+        raise ConfigError("data", [fault("file", expected="a list of records", came=came, cure=cure)])
+    return records
+
+
+def _record_pairs(record: Any, turns: str) -> list[tuple[str | None, str, str]]:
+    """(image, question, answer) of one record, the `<image>` marker taken out of the question.
+
+    Raises:
+        ValueError: the record is not in LLaVA's format; says what is wrong.
+    """
+    if not isinstance(record, dict):
+        raise ValueError(f"expected an object, came {type(record).__name__}")
+    image, talk = record.get("image"), record.get("conversations")
+    if image is not None and not isinstance(image, str):
+        raise ValueError(f"image: expected one file name, came {shown(image)}")
+    if not isinstance(talk, list) or len(talk) < 2:
+        raise ValueError(f"conversations: expected a question and an answer at least, came {shown(talk)}")
+    asked = [_said(message, "human") for message in talk[0::2]]
+    answered = [_said(message, "gpt") for message in talk[1::2]]
+    pairs = [
+        (image, question.replace(IMAGE_TOKEN, "").strip(), answer)
+        for question, answer in zip(asked, answered, strict=False)  # a last question may stand unanswered
+    ]
+    return pairs[:1] if turns == "first" else pairs
+
+
+def _said(message: Any, speaker: str) -> str:
+    given = message if isinstance(message, dict) else {}
+    if given.get("from") != speaker or not isinstance(given.get("value"), str):
+        expected = f'{{"from": "{speaker}", "value": text}} in its turn'
+        raise ValueError(f"conversations: expected {expected}, came {shown(message)}")
+    return str(given["value"]).strip()

@@ -1,0 +1,34 @@
+"""POPE (Li et al. 2023): is the thing in the picture, or would the model make it up?"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel
+
+from training.data.config import PopeData
+from training.data.files import file_source, read_lines
+from training.data.items import Item, ItemSource
+
+__all__ = ["open_pope"]
+
+_YES_NO = ("yes", "no")
+_LAYOUT = "coco_pope_{random,popular,adversarial}.json, a {question_id, image, text, label} per line"
+
+
+class _Line(BaseModel):
+    image: str
+    text: str
+    label: Literal["yes", "no"]
+
+
+def open_pope(entry: PopeData) -> ItemSource[Path]:
+    """The questions of one sampling, yes and no in turn.
+
+    Raises:
+        ConfigError: the file is missing, a line of it is broken, or a picture is missing.
+    """
+    file = entry.root / f"coco_pope_{entry.split}.json"
+    lines, faults = read_lines(file, _Line, expected=_LAYOUT)
+    items = [Item(entry.images / line.image, entry.ask(line.text), line.label, _YES_NO) for line in lines]
+    expected = "the picture of each line"
+    return file_source(items, entry.limit, field="images", expected=expected, faults=faults)

@@ -1,0 +1,90 @@
+"""What a model said to a task's test examples, with a frame or without; measured once, then kept."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prompts.bundle import Bundle
+from training.backbone import Backbone
+from training.corruptions import CorruptedSource
+from training.data import make_source
+from training.evaluate import evaluate, normalise_answer
+from training.report.config import TaskConfig
+from training.report.digests import data_digest, digest_of
+
+__all__ = ["Answers", "Corruption", "answers_digest", "measure", "read_answers"]
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """One of `training.corruptions` on every test picture."""
+
+    kind: str
+    severity: int
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers wanted and those that came, in the order of the examples."""
+
+    wanted: tuple[str, ...]
+    said: tuple[str, ...]
+
+    @property
+    def right(self) -> NDArray[np.float64]:
+        """(n,) 1 where the answer is right after normalisation, else 0."""
+        pairs = zip(self.wanted, self.said, strict=True)
+        return np.array([normalise_answer(wanted) == normalise_answer(said) for wanted, said in pairs], float)
+
+    @property
+    def is_yes_no(self) -> bool:
+        """Whether only yes and no are wanted."""
+        return set(self.wanted) <= {"yes", "no"}
+
+
+def answers_digest(
+    task: TaskConfig, target: str, bundle: Bundle | None, corruption: Corruption | None
+) -> str:
+    """Of a measurement; `target` is the model's fingerprint."""
+    marred = None if corruption is None else [corruption.kind, corruption.severity]
+    frame = None if bundle is None else bundle.digest
+    asked = [task.how, task.usage.model_dump(mode="json"), data_digest(task.test)]
+    return digest_of([target, frame, asked, marred])
+
+
+def read_answers(file: Path) -> Answers | None:
+    """What `measure` kept in `file`; None where it is not there."""
+    if not file.is_file():
+        return None
+    pairs = json.loads(file.read_text(encoding="utf-8"))
+    return _answers(pairs)
+
+
+def measure(
+    backbone: Backbone,
+    task: TaskConfig,
+    bundle: Bundle | None,
+    *,
+    corruption: Corruption | None,
+    batch: int,
+    file: Path,
+) -> Answers:
+    """Asks every test example and keeps the answers in `file`, whole or not at all."""
+    source = make_source(task.test)
+    if corruption is not None:
+        source = CorruptedSource(source, corruption.kind, corruption.severity, seed=0)
+    graded = evaluate(backbone, source, bundle=bundle, usage=task.usage, how=task.how, batch=batch)
+    pairs = [(one.wanted, one.said) for one in graded]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_suffix(".draft")
+    draft.write_text(json.dumps(pairs, ensure_ascii=False), encoding="utf-8")
+    draft.replace(file)
+    return _answers(pairs)
+
+
+def _answers(pairs: Sequence[Sequence[str]]) -> Answers:
+    return Answers(tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs))

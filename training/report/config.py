@@ -1,0 +1,136 @@
+"""What a TVP report is told: models, tasks, methods, seeds, and how a frame is trained."""
+
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from prompts.manifest import FrameSpec, Usage
+from training.config import Dtype, How, LossOver
+from training.data import DataConfig
+
+__all__ = [
+    "METHODS",
+    "AblationConfig",
+    "CorruptionConfig",
+    "Method",
+    "RecipeConfig",
+    "ReportConfig",
+    "ScaleConfig",
+    "TaskConfig",
+]
+
+Method = Literal["vp", "evp", "tvp-without-fca", "tvp-without-tse", "tvp", "ensemble"]
+METHODS: dict[Method, str] = {
+    "vp": "a perturbation of the whole picture, task loss alone",
+    "evp": "a frame around the picture, task loss alone (λ₁ = λ₂ = 0)",
+    "tvp-without-fca": "a frame, task semantics enrichment alone (λ₁ = 0)",
+    "tvp-without-tse": "a frame, feature consistency alignment alone (λ₂ = 0)",
+    "tvp": "a frame with both regularisers",
+    "ensemble": "TVP through two models at once",
+}
+"""What each method is, in the report's words."""
+assert set(METHODS) == set(get_args(Method))
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class TaskConfig(_Part):
+    """One task: what to train on, what to measure on, how."""
+
+    train: DataConfig
+    test: DataConfig
+    usage: Usage = Field(default_factory=Usage, description="how the task is asked, in training and test")
+    how: How = Field("ranking", description="how an answer is found, see `passepartout evaluate --help`")
+    loss_over: LossOver = "vocabulary"
+    shifted: bool = Field(False, description="unlike what the models were trained on: counts for the aim")
+
+
+class RecipeConfig(_Part):
+    """How every frame is trained; fields as in `passepartout train tvp`."""
+
+    steps: int = Field(200, ge=1)
+    batch: int = Field(8, ge=1)
+    lr: float = Field(10.0, gt=0)
+    lambda_fca: float = Field(0.005, ge=0)
+    lambda_tse: float = Field(0.001, ge=0)
+    clip: Path = Field(description="folder of the CLIP or SigLIP that task semantics enrichment asks")
+    frame: FrameSpec = Field(default_factory=FrameSpec)
+    random_crop: bool = True
+    flip: bool = True
+    dtype: Dtype = "auto"
+
+
+class AblationConfig(_Part):
+    """Methods that are measured on some sources and seeds only, beside the two of the whole grid."""
+
+    methods: tuple[Method, ...] = ("vp", "tvp-without-fca", "tvp-without-tse", "ensemble")
+    sources: tuple[str, ...] = Field((), description="default: the first model")
+    seeds: tuple[int, ...] = Field((), description="default: the first seed")
+
+
+class ScaleConfig(_Part):
+    """Accuracy over the amount of training data."""
+
+    task: str
+    source: str
+    shares: tuple[float, ...] = Field((0.01, 0.03, 0.1, 0.3, 1.0), description="of the examples")
+    examples: int = Field(1600, ge=1, description="that a share of 1 is")
+    seeds: tuple[int, ...] = Field((), description="default: the first seed")
+
+
+class CorruptionConfig(_Part):
+    """Accuracy under common corruptions of the test pictures."""
+
+    task: str
+    source: str
+    kinds: tuple[str, ...] = Field((), description="names of corruptions (default: all)")
+    severities: tuple[int, ...] = (1, 2, 3)
+
+
+class ReportConfig(_Part):
+    """`passepartout report tvp`."""
+
+    title: str = "TVP: transfer between models"
+    models: dict[str, Path] = Field(min_length=1, description="a name for each checkpoint folder")
+    sources: tuple[str, ...] = Field((), description="models to train on (default: all)")
+    tasks: dict[str, TaskConfig] = Field(min_length=1)
+    methods: tuple[Method, ...] = Field(("evp", "tvp"), description="on every source, task and seed")
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    recipe: RecipeConfig
+    ablation: AblationConfig | None = None
+    scale: ScaleConfig | None = None
+    corruption: CorruptionConfig | None = None
+    batch: int = Field(16, ge=1, description="examples in one forward pass of a measurement")
+    notes: Path | None = Field(None, description="Markdown that goes to the end of the report")
+    out: Path = Field(description="folder of report.md and its pictures")
+    cache: Path = Field(Path("runs/report"), description="where finished jobs are kept, by content")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_places(cls, raw: Any) -> Any:
+        """Studies without sources and seeds take the first."""
+        if not isinstance(raw, dict) or not raw.get("models"):
+            return raw
+        first, seeds = next(iter(raw["models"])), raw.get("seeds") or [0]
+        filled = {"sources": raw.get("sources") or list(raw["models"])}
+        for name in ("ablation", "scale"):
+            if isinstance(raw.get(name), dict):
+                part = {"seeds": seeds[:1], **raw[name]}
+                filled[name] = {"sources": [first], **part} if name == "ablation" else part
+        return {**raw, **filled}
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> "ReportConfig":
+        ablation = self.ablation.sources if self.ablation else ()
+        studies = [study for study in (self.scale, self.corruption) if study is not None]
+        models = {*self.sources, *ablation, *(study.source for study in studies)} - set(self.models)
+        tasks = {study.task for study in studies} - set(self.tasks)
+        if models or tasks:
+            unknown = ", ".join(sorted(models | tasks))
+            raise ValueError(f"expected names of models and tasks above, came {unknown}; correct them")
+        if self.ablation and "ensemble" in self.ablation.methods and len(self.models) < 2:
+            raise ValueError("expected two models for an ensemble, came one; leave it out of the methods")
+        return self
