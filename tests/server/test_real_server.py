@@ -12,17 +12,22 @@ import pytest
 import torch
 
 from prompts.bundle import load_bundle, save_bundle
+from prompts.errors import UnsupportedError
 from prompts.fingerprint import base_model_ref
 from prompts.manifest import Manifest, TextSpec, Usage
 from server.surface import ROUTES, WITHOUT_TASK
 from tests.engine.canaries import canary_of, with_canary
+from tests.engine.serving import make_picture
 from tests.engine.tiny_llava import HIDDEN, LAYERS, make_tiny_llava
 from tests.engine.tiny_tasks import make_task
 from tests.prompts.sample import edit_json
 from tests.server.fake import picture_url
 from tests.server.real import running_server
 from tests.server.test_pictures import cut, data_url, huge_png
+from tests.training.local_scores import local_scores, worst_gap
 from training.backbone import LlavaBackbone
+from training.data import Example
+from training.served import ServedModel
 
 pytestmark = pytest.mark.engine
 
@@ -259,6 +264,35 @@ def test_system_and_template_reach_the_model(client: httpx.Client) -> None:
     plain = client.post("/tokenize", json={"messages": explicit}).json()["tokens"]
     asked = client.post("/tokenize", json={"messages": [{"role": "user", "content": "x"}], "task": "spoken"})
     assert asked.json()["tokens"][TEXT_ROWS:] == plain
+
+
+@pytest.fixture(scope="module")
+def backbone(store: Path) -> LlavaBackbone:
+    return LlavaBackbone.load(store.parent / "model", dtype="float32", device="cpu")
+
+
+@pytest.mark.parametrize("task", [None, "texty", "deep", "framed", "spoken"])
+def test_choices_score_as_on_transformers(
+    url: str, store: Path, backbone: LlavaBackbone, task: str | None
+) -> None:
+    """The trainers' own measure, with learned rows, frames, system messages and templates in the way."""
+    pictures = [make_picture(3), make_picture(4), *([None] if task != "framed" else [])]
+    choices = ("a heron", "seven", "well, thank you")
+    examples = [Example(one, "name the bird in the picture.", "", choices) for one in pictures]
+    ours = local_scores(backbone, load_bundle(store / task) if task else None, examples)
+    with ServedModel(url, task=task, api_key=KEY) as served:
+        theirs = list(served.score_choices(examples))
+    assert worst_gap(ours, theirs) < 1e-4
+    if task is not None:
+        assert worst_gap(local_scores(backbone, None, examples), theirs) > 1e-2
+
+
+def test_choices_are_not_scored_where_the_template_puts_a_space_that_no_answer_has(url: str) -> None:
+    words = "choice 'seven': expected 'seven' after the question, came ' seven'"
+    with ServedModel(url, task="classes", api_key=KEY) as served:
+        with pytest.raises(UnsupportedError, match=words):
+            list(served.score_choices([Example(None, "what digit is this?", "", ("seven",))]))
+        assert set(served.structured([Example(None, "x", "")])) < {"a heron", "seven", "water"}
 
 
 def test_a_frame_changes_what_is_seen(client: httpx.Client) -> None:

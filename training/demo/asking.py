@@ -1,19 +1,17 @@
 """Asks the running server about held-out pictures, with openai-python, as any client would."""
 
 import asyncio
-import base64
-import io
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from openai import AsyncOpenAI
-from PIL import Image
 from tqdm import tqdm
 
 from training.data import Example, ExampleSource
+from training.served_client import messages_of
 
-__all__ = ["Answer", "ask_all", "messages_of"]
+__all__ = ["Answer", "ask_all"]
 
 _AT_ONCE = 16
 _MAX_ANSWER_TOKENS = 12
@@ -32,21 +30,6 @@ class Answer:
     def right(self) -> bool:
         """Choices are sent along, so that an answer is exactly one of them."""
         return self.said.strip() == self.wanted
-
-
-def _data_url(picture: Image.Image) -> str:
-    """The picture as a `data:` URL (PNG, nothing lost)."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def messages_of(example: Example) -> list[Any]:
-    """The example as a chat: one user message, the picture before the question."""
-    content: list[Any] = [{"type": "text", "text": example.question}]
-    if example.picture is not None:
-        content.insert(0, {"type": "image_url", "image_url": {"url": _data_url(example.picture)}})
-    return [{"role": "user", "content": content}]
 
 
 def ask_all(base_url: str, source: ExampleSource, *, task: str | None) -> list[Answer]:

@@ -18,12 +18,13 @@ from rich.table import Table
 from prompts.bundle import Bundle, load_bundle
 from prompts.errors import EngineError
 from training.data import ExampleSource
-from training.demo.asking import Answer, ask_all, messages_of
+from training.demo.asking import Answer, ask_all
 from training.demo.lineup import LINEUP, Entry, examples_folder
 from training.demo.picture import draw_sheet
 from training.demo.serving import running_server
 from training.paths import model_folder, run_folder
 from training.pico.tasks import make_source
+from training.served_client import messages_of
 from training.statistics import Score, score
 
 __all__ = ["main"]
