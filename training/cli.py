@@ -41,9 +41,13 @@ def main_train(argv: list[str]) -> int:
 
 
 def main_evaluate(argv: list[str]) -> int:
-    """`passepartout evaluate --config FILE [--bundle DIR]`: a table, and JSON where `out` is set."""
+    """`passepartout evaluate --config FILE [--bundle DIR | --server URL --task NAME]`: a table, and JSON."""
     options = _evaluate_parser().parse_args(argv)
-    settings = [*options.set, *([f"bundle={json.dumps(str(options.bundle))}"] if options.bundle else [])]
+    given = {name: getattr(options, name) for name in ("bundle", "server", "task")}
+    settings = [f"{name}={json.dumps(str(value))}" for name, value in given.items() if value is not None]
+    if options.server is not None:
+        settings.append("model=null")
+    settings = [*options.set, *settings]
     config = read_config(EvaluateConfig, options.config, settings)
     keep_freed_memory()
     from training.evaluation_report import report
@@ -85,10 +89,15 @@ def _train_parser() -> argparse.ArgumentParser:
 def _evaluate_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="passepartout evaluate",
-        description="Measure the base model, and a bundle beside it, on examples.",
+        description="Measure a model, and a bundle or a served task beside it, on examples: on transformers, "
+        "or through a running server (its key, if any, in PASSEPARTOUT_API_KEY).",
     )
     _add_config(parser)
     parser.add_argument("--bundle", type=Path, help="a bundle to measure beside the base model")
+    parser.add_argument("--server", metavar="URL", help="ask a running server in place of the config's model")
+    parser.add_argument(
+        "--task", metavar="NAME", help="a task of the server to measure beside its base model"
+    )
     return parser
 
 

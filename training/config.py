@@ -169,11 +169,13 @@ class M2ptConfig(TrainConfig):
 
 
 class EvaluateConfig(_Config):
-    """`passepartout evaluate`: the base model on examples, and a bundle beside it."""
+    """`passepartout evaluate`: the base model on examples, and a bundle or a served task beside it."""
 
-    model: Path
+    model: Path | None = Field(None, description="folder of a checkpoint, run by transformers")
+    server: str | None = Field(None, description="address of a running server, in place of a checkpoint")
     data: DataConfig
     bundle: Path | None = Field(None, description="a bundle to measure beside the base model")
+    task: Name | None = Field(None, description="a task of the server to measure beside its base model")
     how: How = Field(
         "ranking",
         description="rank the choices by mean log-likelihood per token; decode among them, as a server does "
@@ -183,6 +185,17 @@ class EvaluateConfig(_Config):
     max_new_tokens: int = Field(16, ge=1, description="for generation")
     dtype: Dtype = "auto"
     out: Path | None = Field(None, description="folder for results.json and answers.jsonl (default: none)")
+
+    @model_validator(mode="after")
+    def _asks_one_engine(self) -> "EvaluateConfig":
+        if (self.model is None) == (self.server is None):
+            came = "neither" if self.model is None else "both"
+            raise ValueError(f"expected model or server, came {came}; give one of them")
+        if self.server is None and self.task is not None:
+            raise ValueError("expected a server for task, came a model; give `bundle`, or `server`")
+        if self.server is not None and self.bundle is not None:
+            raise ValueError("expected a model for bundle, came a server; give `task`, or `model`")
+        return self
 
 
 Config = TypeVar("Config", bound=BaseModel)

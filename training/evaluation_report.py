@@ -1,6 +1,8 @@
 """What `passepartout evaluate` prints and writes."""
 
 import json
+import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,14 +13,19 @@ from tqdm import tqdm
 from prompts.bundle import Bundle, load_bundle
 from prompts.errors import BaseModelMismatchError
 from prompts.fingerprint import base_model_ref
-from training.backbone import Backbone, load_backbone
+from training.backbone import load_backbone
 from training.config import EvaluateConfig
 from training.data import ExampleSource
 from training.evaluate import Graded, evaluate, score_of
 from training.preflight import open_evaluation
+from training.served import ServedModel
+from training.served_evaluation import evaluate_served
 from training.statistics import Score
 
-__all__ = ["BASE", "report"]
+__all__ = ["BASE", "KEY_VARIABLE", "report"]
+
+KEY_VARIABLE = "PASSEPARTOUT_API_KEY"
+"""Environment variable of a server's key: no config file has one."""
 
 BASE = "base model"
 """What the model without a bundle is called in the results; no bundle's name has a space in it."""
@@ -28,19 +35,15 @@ def report(config: EvaluateConfig) -> dict[str, Score]:
     """Measures, prints the table, writes `results.json` and `answers.jsonl` under `out`.
 
     Returns:
-        Scores of `BASE` and of the bundle by its name.
+        Scores of `BASE` and of the bundle or task by its name.
 
     Raises:
-        ConfigError: model or data do not fit the config.
+        ConfigError: model, server or data do not fit the config.
         BundleError: see `prompts.bundle.load_bundle`.
         BaseModelMismatchError: the bundle was trained in another checkpoint.
     """
     source = open_evaluation(config)
-    bundle = _fitting_bundle(config)
-    backbone = load_backbone(config.model, dtype=config.dtype)
-    answers = {BASE: _answers(config, backbone, source, None)}
-    if bundle is not None:
-        answers[bundle.name] = _answers(config, backbone, source, bundle)
+    answers = dict(_of_model(config, source) if config.server is None else _of_server(config, source))
     scores = {name: score_of(graded) for name, graded in answers.items()}
     _print(scores, config)
     if config.out is not None:
@@ -48,14 +51,43 @@ def report(config: EvaluateConfig) -> dict[str, Score]:
     return scores
 
 
-def _fitting_bundle(config: EvaluateConfig) -> Bundle | None:
+def _of_model(config: EvaluateConfig, source: ExampleSource) -> Iterator[tuple[str, list[Graded]]]:
+    """The answers of the checkpoint, and of it under the bundle."""
+    assert config.model is not None
+    bundle = _fitting_bundle(config.model, config.bundle)
+    backbone = load_backbone(config.model, dtype=config.dtype)
+    for one in [None, bundle] if bundle else [None]:
+        name = one.name if one else BASE
+        graded = evaluate(
+            backbone,
+            source,
+            bundle=one,
+            how=config.how,
+            batch=config.batch,
+            max_new_tokens=config.max_new_tokens,
+        )
+        yield name, list(tqdm(graded, total=len(source), desc=name))
+
+
+def _of_server(config: EvaluateConfig, source: ExampleSource) -> Iterator[tuple[str, list[Graded]]]:
+    """The answers of a server's base model, and of its task."""
+    assert config.server is not None
+    key = os.environ.get(KEY_VARIABLE)
+    for task in [None, config.task] if config.task else [None]:
+        name = task or BASE
+        with ServedModel(config.server, task=task, api_key=key) as served:
+            graded = evaluate_served(served, source, how=config.how, max_new_tokens=config.max_new_tokens)
+            yield name, list(tqdm(graded, total=len(source), desc=name))
+
+
+def _fitting_bundle(model: Path, folder: Path | None) -> Bundle | None:
     """The bundle to measure, if any: strictly loaded, and trained in this very model (a frame fits any)."""
-    if config.bundle is None:
+    if folder is None:
         return None
-    bundle = load_bundle(config.bundle)
+    bundle = load_bundle(folder)
     trained_in = bundle.manifest.base_model
     if trained_in is not None:
-        base = base_model_ref(config.model)
+        base = base_model_ref(model)
         for field in ("architecture", "fingerprint"):
             expected, came = getattr(base, field), getattr(trained_in, field)
             if expected != came:
@@ -63,20 +95,6 @@ def _fitting_bundle(config: EvaluateConfig) -> Bundle | None:
                     bundle.name, field=f"base_model.{field}", expected=expected, came=came
                 )
     return bundle
-
-
-def _answers(
-    config: EvaluateConfig, backbone: Backbone, source: ExampleSource, bundle: Bundle | None
-) -> list[Graded]:
-    graded = evaluate(
-        backbone,
-        source,
-        bundle=bundle,
-        how=config.how,
-        batch=config.batch,
-        max_new_tokens=config.max_new_tokens,
-    )
-    return list(tqdm(graded, total=len(source), desc=bundle.name if bundle else BASE))
 
 
 def _print(scores: dict[str, Score], config: EvaluateConfig) -> None:

@@ -60,7 +60,7 @@ def open_evaluation(config: EvaluateConfig) -> ExampleSource:
     Raises:
         ConfigError: with every fault of model and data.
     """
-    faults = checkpoint_faults("model", config.model)
+    faults = [] if config.model is None else checkpoint_faults("model", config.model)
     sources = _open({"data": config.data}, faults, pictures=False)
     if faults:
         raise ConfigError("evaluate", faults)

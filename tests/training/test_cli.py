@@ -1,6 +1,7 @@
 """The offline commands from end to end, on a tiny checkpoint, as typed in a shell."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -148,3 +149,12 @@ def test_an_unknown_model(arguments: list[str], capsys: pytest.CaptureFixture[st
     said = capsys.readouterr().err
     assert "name" in said
     assert "pico-blip2" in said
+
+
+def test_a_server_that_is_not_there(jobs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:  # bound and deaf: nobody else answers there
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        line = ["evaluate", "--config", str(jobs / "evaluate.yaml"), "--server", url, "--task", "tiny"]
+        assert main(line) == 2
+    assert "- address: expected a running server" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from prompts.errors import ConfigError
 from tests.training.jobs import m2pt_job, tvp_job
@@ -153,3 +154,18 @@ def test_an_evaluations_paths_are_looked_at_too(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         open_evaluation(config)
     assert [fault.partition(": expected")[0] for fault in caught.value.faults] == ["model", "data: root"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "expected model or server, came neither"),
+        ({"model": "m", "server": "http://x"}, "expected model or server, came both"),
+        ({"model": "m", "task": "t"}, "expected a server for task, came a model"),
+        ({"server": "http://x", "bundle": "b"}, "expected a model for bundle, came a server"),
+    ],
+)
+def test_an_evaluation_asks_one_engine(given: dict[str, str], message: str) -> None:
+    data = {"kind": "pico", "task": "name", "size": 3}
+    with pytest.raises(ValidationError, match=message):
+        EvaluateConfig.model_validate({"data": data, **given})
