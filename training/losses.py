@@ -58,7 +58,7 @@ class Judge:
         inputs = of_canvas(self._image_processor, framed)
         pictures = F.normalize(self._model.get_image_features(inputs.pixels).pooler_output, dim=-1)
         texts = torch.stack([self._embedding(answer) for answer in answers])
-        scale = self._model.logit_scale.clamp(max=_MAX_LOG_SCALE).exp()
+        scale = self._model.logit_scale.clamp(max=_MAX_LOG_SCALE).exp().reshape(())  # SigLIP's is (1,)
         return scale * (pictures * texts).sum(-1).mean()
 
     @torch.no_grad()

@@ -137,3 +137,10 @@ def test_a_task_without_a_frame_has_no_preview(tmp_path: Path) -> None:
     frameless = whole.manifest.model_copy(update={"frame": None, "base_model": BASE})
     with pytest.raises(NoFrameError, match="task 'whole' to carry a frame"):
         preview(type(whole)(frameless, {}, whole.digest))
+
+
+def test_where_all_is_free_the_picture_is_too() -> None:
+    spec = FrameSpec(canvas=(10, 10), inner=10, free="all")
+    assert frame_mask(spec).all()
+    picture, delta = noise(20, 20), torch.full((3, 10, 10), 0.25)
+    torch.testing.assert_close(frame_picture(picture, spec, delta), fit_picture(picture, spec) + 0.25)

@@ -112,3 +112,14 @@ def test_a_prefix_needs_its_base_and_no_text_beside_it() -> None:
     text = TextSpec(layers=2, length=3, hidden=4)
     with pytest.raises(ValidationError, match="prefix: expected null beside text, came both"):
         Manifest(name="a", version="1", base_model=BASE, text=text, prefix=spec)
+
+
+def test_a_perturbation_may_cover_the_whole_picture() -> None:
+    """VP: no border is needed, and the default is not written, so that older digests stay."""
+    whole = FrameSpec(canvas=(16, 16), inner=16, free="all")
+    assert whole.model_dump()["free"] == "all"
+    assert "free" not in FrameSpec().model_dump()
+    with pytest.raises(ValidationError, match="fit canvas"):
+        FrameSpec(canvas=(16, 16), inner=17, free="all")
+    with pytest.raises(ValidationError, match="expected value_range unbounded where free is all"):
+        FrameSpec(canvas=(16, 16), inner=16, free="all", value_range="unit")

@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel
+from transformers import (
+    AutoTokenizer,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    SiglipConfig,
+    SiglipImageProcessor,
+    SiglipModel,
+)
 
 from tests.engine.tiny_llava import make_tiny_llava
 from training.backbone import Features, LlavaBackbone
@@ -50,6 +58,31 @@ def tiny_clip(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     AutoTokenizer.from_pretrained(tiny_folder).save_pretrained(folder)
     side = {"height": CLIP_SIDE, "width": CLIP_SIDE}
     CLIPImageProcessor(size={"shortest_edge": CLIP_SIDE}, crop_size=side).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_siglip(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random SigLIP with the tiny LLaVA's tokenizer."""
+    width = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    config = SiglipConfig(
+        text_config={**width, "vocab_size": 384, "projection_size": 32},
+        vision_config={**width, "image_size": CLIP_SIDE, "patch_size": 8},
+    )
+    folder = tmp_path_factory.mktemp("tiny_siglip")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = SiglipModel(config)
+        torch.nn.init.constant_(model.logit_scale, 2.0)
+        torch.nn.init.constant_(model.logit_bias, -3.0)
+        model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_folder).save_pretrained(folder)
+    SiglipImageProcessor(size={"height": CLIP_SIDE, "width": CLIP_SIDE}).save_pretrained(folder)
     return folder
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPModel
 
 from prompts.errors import ConfigError
 from training.losses import CAPTION, Judge, feature_consistency
@@ -62,3 +62,24 @@ def test_a_checkpoint_that_is_no_clip_is_refused(tiny_folder: Path) -> None:
         ConfigError, match=r"tvp\.clip: expected a .* of type clip or siglip or siglip2, came type llava"
     ):
         Judge(tiny_folder, torch.device("cpu"))
+
+
+def test_task_semantics_are_the_matching_scores_of_transformers_own_siglip(
+    tiny_siglip: Path,
+) -> None:
+    """SigLIP's scores have a bias too, which no frame can change: it is left out."""
+    answers = ["heron", "seven"]
+    framed = torch.rand(2, 3, 40, 40, generator=torch.Generator().manual_seed(2))
+    siglip = AutoModel.from_pretrained(tiny_siglip)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_siglip)
+    process = AutoImageProcessor.from_pretrained(tiny_siglip)
+    texts = [CAPTION.format(answer=answer) for answer in answers]
+    ids = tokenizer(texts, padding="max_length", max_length=64, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        output = siglip(
+            input_ids=ids,
+            pixel_values=process(list(framed), do_rescale=False, return_tensors="pt")["pixel_values"],
+        )
+        expected = (output.logits_per_image - siglip.logit_bias).diagonal().mean()
+    found = Judge(tiny_siglip, torch.device("cpu")).semantics(framed, answers)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)

@@ -13,6 +13,7 @@ from prompts.bundle import load_bundle
 from prompts.errors import ConfigError
 from prompts.frame import apply_frame, fit_picture, frame_mask
 from prompts.manifest import FrameSpec
+from tests.engine.tiny_families import make_tiny_idefics3, make_tiny_onevision
 from tests.engine.tiny_llava import PATCHES
 from tests.training.conftest import random_picture
 from tests.training.jobs import FRAME, QUESTION, make_llava_json, tvp_job
@@ -178,3 +179,42 @@ def test_an_example_without_a_picture_is_refused(tiny_folder: Path, tmp_path: Pa
         train_tvp(config)
     assert not config.out.exists()
     assert len(open_training(config, checkpoints=[]).data) == 1  # M²PT would take it
+
+
+def test_an_ensemble_goes_down_the_mean_of_its_models_losses(
+    tiny_folder: Path, tiny_clip: Path, picture_folder: Path, tmp_path: Path
+) -> None:
+    """The first step: task and FCA are means, TSE is the judge's alone."""
+    other = make_tiny_idefics3(tmp_path / "idefics3")
+    tvp = {**IN_ORDER, "lambda_fca": 0.05, "lambda_tse": 0.01, "clip": str(tiny_clip)}
+    logs = {}
+    for name, model, also in (
+        ("one", tiny_folder, []),
+        ("two", other, []),
+        ("both", tiny_folder, [str(other)]),
+    ):
+        config = tvp_job(model, picture_folder, tmp_path / name, {**tvp, "also": also}, steps=2, canary=0)
+        bundle = train_tvp(config)
+        logs[name] = log_of(config.out)
+    for part in ("task", "fca"):
+        assert logs["both"][part][0] == pytest.approx((logs["one"][part][0] + logs["two"][part][0]) / 2)
+    assert logs["both"]["tse"][0] == pytest.approx(logs["one"]["tse"][0])
+    assert bundle.manifest.provenance.config["tvp"]["also"] == [str(other)]
+
+
+def test_a_perturbation_of_the_whole_picture(tiny_folder: Path, picture_folder: Path, tmp_path: Path) -> None:
+    frame = {"canvas": [64, 64], "inner": 64, "free": "all"}
+    config = tvp_job(tiny_folder, picture_folder, tmp_path / "out", {"frame": frame}, steps=1)
+    delta = train_tvp(config).frame_delta
+    assert delta is not None
+    assert (delta[:, 16:48, 16:48] != 0).all()
+
+
+def test_any_family_trains_and_its_bundle_has_no_canary(picture_folder: Path, tmp_path: Path) -> None:
+    """Three steps go down; canaries are made in LLaVA's layout alone."""
+    model = make_tiny_onevision(tmp_path / "onevision")
+    config = tvp_job(model, picture_folder, tmp_path / "out", {**IN_ORDER}, steps=6, batch=9)
+    train_tvp(config)
+    loss = log_of(config.out)["loss"]
+    assert loss[-1] < loss[0]
+    assert not (config.bundle_folder / "canary.json").exists()
