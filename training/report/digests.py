@@ -16,6 +16,8 @@ from training.data import DataConfig, make_source
 
 __all__ = ["data_digest", "digest_of", "frame_digest", "model_digest"]
 
+_FORMAT = 1
+"""Grows when trainer or measure come to other results from the same settings."""
 _EXAMPLES_READ = 8
 _FREE = {"name", "version", "description", "out", "bundle", "validation", "canary", "checkpoint_every"}
 _PATHS = {"model", "data", "log_every"}
@@ -23,7 +25,7 @@ _PATHS = {"model", "data", "log_every"}
 
 def digest_of(content: Any) -> str:
     """sha256 of a JSON value, 16 hex digits."""
-    text = json.dumps(content, sort_keys=True, default=str)
+    text = json.dumps([_FORMAT, content], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
