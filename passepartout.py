@@ -1,6 +1,6 @@
 """The command `passepartout`: finds a verb's function and hands it the rest of the line.
 
-    passepartout serve --model M --tasks DIR      passepartout task show|verify|preview|canary|put BUNDLE
+    passepartout serve --model M --tasks DIR      passepartout task show|preview|frame|put … BUNDLE
     passepartout train tvp|m2pt --config FILE     passepartout model build NAME
     passepartout evaluate --config FILE           passepartout report tvp --config FILE
     passepartout demo

@@ -9,7 +9,15 @@ from prompts.canary_check import CanaryReport, FirstToken, compare
 from prompts.deep import M2PTSizes, count_parameters, image_tokens, xavier_prompts
 from prompts.errors import BundleError, InputError, InternalError, PassepartoutError
 from prompts.fingerprint import base_model_ref, fingerprint_model
-from prompts.frame import apply_frame, fit_picture, frame_mask, frame_picture, preview, to_display
+from prompts.frame import (
+    apply_frame,
+    fit_picture,
+    frame_mask,
+    frame_picture,
+    framed_image,
+    preview,
+    to_display,
+)
 from prompts.manifest import (
     BaseModelRef,
     FrameSpec,
@@ -54,6 +62,7 @@ __all__ = [
     "fit_picture",
     "frame_mask",
     "frame_picture",
+    "framed_image",
     "image_tokens",
     "load_bundle",
     "preview",

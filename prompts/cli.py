@@ -3,6 +3,7 @@
 passepartout task show BUNDLE [--json]
 passepartout task verify BUNDLE [--json]
 passepartout task preview BUNDLE [--picture FILE] [--out FILE]
+passepartout task frame BUNDLE PICTURE [--out FILE]
 passepartout task put BUNDLE STORE [--name NAME]
 passepartout task verify BUNDLE --model M [--json] [any option of vLLM's engine]       (server/verify.py)
 passepartout task canary BUNDLE --model M [--picture FILE --question TEXT]  (training/canary_command.py)
@@ -14,19 +15,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from pydantic import BaseModel
 
 from prompts.bundle import Bundle, load_bundle
 from prompts.cli_interchange import add_export, add_import, checked_name
 from prompts.errors import BundleError, InputError
 from prompts.faults import fault
-from prompts.frame import preview
+from prompts.frame import framed_image, preview
 from prompts.picture import decode_picture
 from prompts.store import put_bundle
 
 __all__ = ["main"]
 
 _REFUSED = 2
+_FRAME = "put a frame of value_range unit around a picture: a PNG that any API accepts"
 _PUT = "copy a bundle into a store, whole or not at all; it takes the place of the task of that name"
 _WITH_A_MODEL = """\
 with a model:
@@ -53,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_WITH_A_MODEL,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    metavar = "show|verify|preview|put|import|export"
+    metavar = "show|verify|preview|frame|put|import|export"
     verbs = parser.add_subparsers(title="commands", required=True, metavar=metavar)
     for name, run, meaning in (
         ("show", _show, "print what a bundle holds"),
@@ -68,6 +71,11 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("--out", type=Path, metavar="FILE", help="default: TASK-frame.png here")
         else:
             verb.add_argument("--json", action="store_true", help="print JSON")
+    frame = verbs.add_parser("frame", help=_FRAME, description=f"{_FRAME}.")
+    frame.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
+    frame.add_argument("picture", type=Path, metavar="PICTURE", help="the picture's file")
+    frame.add_argument("--out", type=Path, metavar="FILE", help="default: PICTURE-TASK.png here")
+    frame.set_defaults(run=_frame)
     put = verbs.add_parser("put", help=_PUT, description=f"{_PUT}.")
     put.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
     put.add_argument("store", type=Path, metavar="STORE", help="the folder of bundles that a server serves")
@@ -100,8 +108,16 @@ def _verify(given: argparse.Namespace) -> int:
 def _preview(given: argparse.Namespace) -> int:
     bundle = load_bundle(given.bundle)
     picture = None if given.picture is None else decode_picture(given.picture)
-    out: Path = given.out or Path(f"{bundle.name}-frame.png")
-    drawn = preview(bundle, picture)
+    return _write_png(preview(bundle, picture), given.out or Path(f"{bundle.name}-frame.png"))
+
+
+def _frame(given: argparse.Namespace) -> int:
+    bundle = load_bundle(given.bundle)
+    framed = framed_image(bundle, decode_picture(given.picture))
+    return _write_png(framed, given.out or Path(f"{given.picture.stem}-{bundle.name}.png"))
+
+
+def _write_png(drawn: Image.Image, out: Path) -> int:
     try:
         drawn.save(out, format="PNG")
     except OSError as error:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from prompts.errors import NoFrameError, PictureError
+from prompts.errors import NoFrameError, PictureError, UnsupportedError
 from prompts.faults import fault
 from prompts.manifest import FrameSpec
 from prompts.picture import to_rgb
@@ -28,6 +28,7 @@ __all__ = [
     "fit_picture",
     "frame_mask",
     "frame_picture",
+    "framed_image",
     "preview",
     "resized_size",
     "to_display",
@@ -120,6 +121,29 @@ def to_display(pixels: Tensor) -> Image.Image:
     """Return `pixels` (3, H, W) in [0, 1] as an 8-bit picture for people: clipped, so no model's input."""
     levels = (pixels.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
+
+
+def framed_image(bundle: "Bundle", picture: Image.Image) -> Image.Image:
+    """Return the framed picture as an ordinary RGB one of 8 bits, W × H: any API may be asked with it.
+
+    Only for a frame of `value_range: unit`, whose values 8 bits hold; rounding moves each by 1/510 at most.
+
+    Raises:
+        NoFrameError: the task has no frame.
+        UnsupportedError: the frame is unbounded, or the task has prompts inside the model beside it.
+        PictureError: see `fit_picture`.
+    """
+    spec, delta = bundle.manifest.frame, bundle.frame_delta
+    if spec is None or delta is None:
+        raise NoFrameError(bundle.name)
+    if spec.value_range != "unit":
+        came = f"{spec.value_range}: 8 bits would cut off what was learned outside [0, 1]"
+        cure = "train with value_range: unit, or serve it with `passepartout serve`"
+        raise UnsupportedError(fault("frame.value_range", expected="unit", came=came, cure=cure))
+    if bundle.manifest.base_model is not None:
+        came, cure = "prompts inside the model beside it", "serve it with `passepartout serve`"
+        raise UnsupportedError(fault("bundle", expected="a frame alone", came=came, cure=cure))
+    return to_display(frame_picture(picture, spec, delta))
 
 
 def preview(bundle: "Bundle", picture: Image.Image | None = None) -> Image.Image:

@@ -6,12 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from passepartout import main
+from prompts.bundle import save_bundle
 from prompts.errors import StoreError
-from prompts.manifest import Provenance
+from prompts.frame import frame_mask, frame_picture
+from prompts.manifest import FrameSpec, Manifest, Provenance
 from prompts.store import find_bundle, scan_store
 from tests.prompts.sample import edit_json, save_frame, save_whole
 
@@ -133,9 +137,30 @@ def test_preview_with_a_picture_is_before_and_after(tmp_path: Path) -> None:
         assert (drawn.format, drawn.size) == ("PNG", (48, 16))
 
 
+def test_frame_writes_the_very_picture_that_is_asked_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = FrameSpec(canvas=(16, 20), inner=8, value_range="unit")
+    delta = torch.rand(3, 16, 20, generator=torch.Generator().manual_seed(1)) * frame_mask(unit)
+    bundle = save_bundle(
+        tmp_path / "task", Manifest(name="lines", version="1", frame=unit), {"frame.delta": delta}
+    )
+    Image.new("RGB", (30, 30), "teal").save(tmp_path / "in.png")
+    monkeypatch.chdir(tmp_path)
+    assert main(["task", "frame", "task", "in.png"]) == 0
+    assert capsys.readouterr().out == "in-lines.png\n"
+    with Image.open(tmp_path / "in-lines.png") as drawn, Image.open(tmp_path / "in.png") as picture:
+        assert (drawn.format, drawn.size, drawn.mode) == ("PNG", (20, 16), "RGB")
+        pixels = torch.from_numpy(np.array(drawn)).permute(2, 0, 1) / 255
+        wanted = frame_picture(picture, unit, bundle.frame_delta)
+    assert (pixels - wanted).abs().max() <= 1 / 510 + 1e-6
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["frame", "TASK", "in.png"], "error: frame.value_range: expected unit, came unbounded"),
+        (["frame", "TASK", "none.png"], "error: picture: expected a file, came none"),
         (["preview", "TASK", "--picture", "none.png"], "error: picture: expected a file, came none"),
         (["preview", "TASK", "--picture", "TASK/bundle.json"], "error: picture: expected a picture"),
         (["preview", "TASK", "--out", "none/x.png"], "error: --out: expected a file to write"),
@@ -150,6 +175,7 @@ def test_a_bad_argument_is_an_error_of_one_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     save_frame(tmp_path / "TASK", "lines")
+    Image.new("RGB", (30, 30), "teal").save(tmp_path / "in.png")
     monkeypatch.chdir(tmp_path)
     assert main(["task", *arguments]) == 2
     assert capsys.readouterr().err.startswith(message)

@@ -8,18 +8,20 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from prompts.errors import NoFrameError, PictureError
+from prompts.bundle import save_bundle
+from prompts.errors import NoFrameError, PictureError, UnsupportedError
 from prompts.frame import (
     apply_frame,
     border,
     fit_picture,
     frame_mask,
     frame_picture,
+    framed_image,
     preview,
     resized_size,
     to_display,
 )
-from prompts.manifest import FrameSpec
+from prompts.manifest import FrameSpec, Manifest, TextSpec
 from tests.prompts.sample import BASE, save_frame, save_whole
 
 PAPER = FrameSpec()
@@ -144,3 +146,19 @@ def test_where_all_is_free_the_picture_is_too() -> None:
     assert frame_mask(spec).all()
     picture, delta = noise(20, 20), torch.full((3, 10, 10), 0.25)
     torch.testing.assert_close(frame_picture(picture, spec, delta), fit_picture(picture, spec) + 0.25)
+
+
+def test_only_a_unit_frame_alone_becomes_an_ordinary_picture(tmp_path: Path) -> None:
+    picture = noise(30, 30)
+    with pytest.raises(UnsupportedError, match=r"frame\.value_range: expected unit, came unbounded"):
+        framed_image(save_frame(tmp_path / "unbounded", "lines"), picture)
+    unit = FrameSpec(canvas=(16, 20), inner=8, value_range="unit")
+    text = TextSpec(layers=2, length=3, hidden=4)
+    delta = 0.5 * frame_mask(unit).expand(3, 16, 20).float()
+    manifest = Manifest(name="both", version="1", frame=unit, text=text, base_model=BASE)
+    tensors = {"frame.delta": delta, "text.prompts": torch.ones(2, 3, 4)}
+    with pytest.raises(UnsupportedError, match="bundle: expected a frame alone, came prompts inside"):
+        framed_image(save_bundle(tmp_path / "both", manifest, tensors), picture)
+    plain = Manifest(name="plain", version="1", text=text, base_model=BASE)
+    with pytest.raises(NoFrameError):
+        framed_image(save_bundle(tmp_path / "plain", plain, {"text.prompts": torch.ones(2, 3, 4)}), picture)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from prompts.bundle import Bundle, load_bundle, save_bundle
-from prompts.frame import frame_mask
+from prompts.frame import frame_mask, framed_image
 from prompts.manifest import FrameSpec, Manifest
 from tests.server.real import running_server
 from tests.training.local_scores import local_scores, same_best, worst_gap
@@ -23,7 +23,6 @@ from training.config import How
 from training.data import Example
 from training.demo.lineup import examples_folder
 from training.evaluate import evaluate
-from training.framed import framed_as_png
 from training.pico.tasks import make_source
 from training.served import ServedModel
 from training.served_evaluation import evaluate_served
@@ -102,7 +101,11 @@ def test_a_framed_png_asks_the_base_model_what_the_frames_task_is_asked(site: Si
     bundle = site.bundle("framed")
     assert bundle is not None
     examples = asked("framed", 4)
-    framed = [framed_as_png(example, bundle) for example in examples]
+    framed = [
+        replace(example, picture=framed_image(bundle, example.picture))
+        for example in examples
+        if example.picture
+    ]
     with ServedModel(site.url, task=None) as served:
         theirs = list(served.score_choices(framed))
     assert worst_gap(local_scores(site.backbone, bundle, examples), theirs) < PNG_TOLERANCE

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.behaviour
 
 OTHERS = [name for name in MEMBERS if name != "pico-llava"]
 NAMED_RIGHT = 0.85
-"""The aim; see docs/results/pico-family.md for what each names."""
+"""The aim; README says what each names."""
 EXAMPLES = [make_source("name", "test", 4, 7)[index] for index in range(4)]
 MAX_LOGPROB_ERROR = 2e-3
 
