@@ -4,6 +4,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,11 @@ def _batches(told: Told) -> Iterator[list[int]]:
         number += 1
 
 
-def _trainer(told: Told) -> Step:
-    """The trainer's own step, on batches that its own code makes."""
+def _trainer(told: Told, *, repeating: bool) -> Step:
+    """The trainer's own step, on batches that its own code makes.
+
+    `repeating`: it knows that the pictures come again, as in an epoch after the first.
+    """
     from training.backbone import load_backbone
     from training.clean import CleanFeatures
     from training.losses import Judge
@@ -94,7 +98,7 @@ def _trainer(told: Told) -> Step:
         }
     )
     backbone = load_backbone(told.model, dtype=told.dtype)
-    pupils = [Pupil(backbone, CleanFeatures(backbone))]
+    pupils = [Pupil(backbone, CleanFeatures(backbone, told.examples if repeating else None))]
     judge = Judge(told.model / "clip", backbone.device)
     examples, batches, mask = _examples(told), _batches(told), frame_mask(_FRAME)
     make = batch_maker(config, pupils, lambda _: next(batches), examples.__getitem__)
@@ -199,5 +203,10 @@ def _careful(told: Told) -> Step:
     return _loop(told, dtype=choose_dtype(told.dtype, choose_device("cpu")), frozen=True)
 
 
-SIDES: dict[str, Callable[[Told], Step]] = {"trainer": _trainer, "plain": _plain, "careful": _careful}
+SIDES: dict[str, Callable[[Told], Step]] = {
+    "trainer": partial(_trainer, repeating=True),
+    "trainer, first epoch": partial(_trainer, repeating=False),
+    "plain": _plain,
+    "careful": _careful,
+}
 """What is measured, by name."""

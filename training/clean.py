@@ -1,10 +1,9 @@
 """What a model sees without the frame: FCA's other side, computed once for each view of an example.
 
-The released TVP code computes it anew in every step. It depends on the picture and its crop alone, so an
-epoch after the first (without random crops and mirrors, or with the same by chance) finds it here.
+The released TVP code computes it anew in every step. It depends on the picture and its crop alone, so every
+epoch after the first finds it here, where crops are not random.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -29,39 +28,37 @@ class View:
 
 
 class CleanFeatures:
-    """Rows (N, d) of each view in a model's own dtype; the longest unused go when 1 GiB is full."""
+    """Rows (N, d) of each view in a model's own dtype, in main memory.
 
-    def __init__(self, backbone: Backbone, *, bytes_kept: int = _BYTES_KEPT) -> None:
-        self._backbone = backbone
-        self._bytes_kept = bytes_kept
-        self._bytes = 0
-        self._known: OrderedDict[View, Tensor] = OrderedDict()
+    Kept only where that pays: a run sees its views more than once, and all of them fit into 1 GiB (of fewer
+    the ones seen longest ago would always just be gone).
+
+    Args:
+        views: how many different views the run will see; None: too many to come again.
+    """
+
+    def __init__(self, backbone: Backbone, views: int | None, *, bytes_kept: int = _BYTES_KEPT) -> None:
+        self._backbone, self._views, self._bytes_kept = backbone, views, bytes_kept
+        self._known: dict[View, Tensor] = {}
 
     @torch.no_grad()
     def rows(self, views: Sequence[View], canvas: Tensor) -> Tensor:
-        """The rows of all views in order, (rows of the batch, d).
+        """The rows of all views in order, (rows of the batch, d), on the model's device.
 
         Args:
             canvas: (B, 3, H, W), the views' pictures on their canvas, without a frame.
         """
         new = [number for number, view in enumerate(views) if view not in self._known]
-        if new:
-            features = self._backbone.image_features(self._backbone.process_canvas(canvas[new]))
-            for number, rows in zip(new, features.rows.chunk(len(new)), strict=True):
-                self._keep(views[number], rows.clone())
-        found = []
-        for view in views:
-            self._known.move_to_end(view)
-            found.append(self._known[view])
-        self._forget()
-        return torch.cat(found)
+        fresh = self._computed(views, canvas, new) if new else {}
+        if new and self._all_fit(fresh[views[new[0]]]):
+            self._known |= {view: rows.cpu() for view, rows in fresh.items()}
+        rows = [fresh[view] if view in fresh else self._known[view] for view in views]
+        return torch.cat([one.to(self._backbone.device) for one in rows])
 
-    def _keep(self, view: View, rows: Tensor) -> None:
-        if view not in self._known:
-            self._bytes += rows.nbytes
-        self._known[view] = rows
+    def _computed(self, views: Sequence[View], canvas: Tensor, new: Sequence[int]) -> dict[View, Tensor]:
+        features = self._backbone.image_features(self._backbone.process_canvas(canvas[new]))
+        chunks = features.rows.chunk(len(new))
+        return {views[number]: rows.clone() for number, rows in zip(new, chunks, strict=True)}
 
-    def _forget(self) -> None:
-        while self._bytes > self._bytes_kept:
-            _, rows = self._known.popitem(last=False)
-            self._bytes -= rows.nbytes
+    def _all_fit(self, rows: Tensor) -> bool:
+        return self._views is not None and self._views * rows.nbytes <= self._bytes_kept

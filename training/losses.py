@@ -10,8 +10,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers.image_processing_backends import TorchvisionBackend
 
 from prompts.errors import ConfigError
+from prompts.faults import fault, shown
 from training.backbone.pictures import of_canvas
 from training.preflight import checkpoint_faults
 
@@ -33,6 +35,10 @@ def feature_consistency(framed: Tensor, clean: Tensor) -> Tensor:
     return torch.linalg.vector_norm(framed.float() - clean.float(), dim=-1).mean()
 
 
+def _refused(expected: str, came: str, cure: str) -> ConfigError:
+    return ConfigError("train", [fault("tvp.clip", expected=expected, came=came, cure=cure)])
+
+
 class Judge:
     """Task semantics enrichment: how well a frozen CLIP or SigLIP finds the answer in the framed picture."""
 
@@ -42,10 +48,17 @@ class Judge:
         faults = checkpoint_faults("tvp.clip", folder, *JUDGES)
         if faults:
             raise ConfigError("train", faults)
-        model = AutoModel.from_pretrained(folder, dtype=torch.float32)
+        try:
+            model = AutoModel.from_pretrained(folder, dtype=torch.float32)
+            self._tokenizer = AutoTokenizer.from_pretrained(folder)
+            self._image_processor = AutoImageProcessor.from_pretrained(folder)
+        except (OSError, ValueError) as error:
+            came = f"{folder}: {str(error).partition(chr(10))[0]}"
+            raise _refused("weights, a tokenizer and a processor", came, "download it whole") from error
+        if not isinstance(self._image_processor, TorchvisionBackend):
+            came = type(self._image_processor).__name__
+            raise _refused("an image processor on tensors (torchvision)", came, "use another judge")
         self._model: Any = model.to(device).eval().requires_grad_(False)
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        self._image_processor = AutoImageProcessor.from_pretrained(folder)
         self._known: dict[str, Tensor] = {}
 
     def semantics(self, framed: Tensor, answers: Sequence[str]) -> Tensor:
@@ -54,6 +67,9 @@ class Judge:
         Args:
             framed: (B, 3, H, W) float pictures with the frame, before any normalisation.
             answers: B class names.
+
+        Raises:
+            ConfigError: the tokenizer does not know an answer; what it says of it would mean nothing.
         """
         inputs = of_canvas(self._image_processor, framed)
         pictures = F.normalize(self._model.get_image_features(inputs.pixels).pooler_output, dim=-1)
@@ -74,6 +90,10 @@ class Judge:
                 max_length=config.text_config.max_position_embeddings,
                 return_tensors="pt",
             )
+            unknown = self._tokenizer.unk_token_id
+            if unknown is not None and unknown in ids["input_ids"]:
+                expected, came = "a judge whose tokenizer knows every answer", f"none for {shown(answer)}"
+                raise _refused(expected, came, "use another, or set lambda_tse: 0")
             inputs = {name: ids[name].to(self._model.device) for name in ("input_ids", "attention_mask")}
             if config.model_type.startswith("siglip"):
                 del inputs["attention_mask"]

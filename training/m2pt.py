@@ -116,7 +116,7 @@ def train_m2pt(config: M2ptConfig) -> Bundle:
             if run.is_due(step):
                 tensors = {name: tensor.detach().cpu() for name, tensor in learned.tensors.items()}
                 run.save(step, {"tensors": tensors, "optimizer": optimizer.state_dict()})
-    run.plot()
+    run.finish()
     return _write_bundle(config, backbone, learned, base=base, inputs=inputs)
 
 

@@ -1,12 +1,15 @@
-"""One allocator setting that decides how fast training is on a CPU."""
+"""How a training job uses memory: one allocator setting that decides its speed on a CPU, and its peak."""
 
 import ctypes
+import resource
 import sys
+from pathlib import Path
 
-__all__ = ["keep_freed_memory"]
+__all__ = ["keep_freed_memory", "peak_memory"]
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _NEVER = 2**31 - 1
+_KILOBYTE = 1024
 
 
 def keep_freed_memory() -> None:
@@ -24,3 +27,23 @@ def keep_freed_memory() -> None:
         return
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, _NEVER)
+
+
+def peak_memory() -> dict[str, int]:
+    """The most bytes this process has held: `peak_bytes`, and on a GPU `peak_device_bytes` (of tensors)."""
+    import torch
+
+    peaks = {"peak_bytes": _peak_resident()}
+    if torch.cuda.is_available():
+        peaks["peak_device_bytes"] = torch.cuda.max_memory_allocated()
+    return peaks
+
+
+def _peak_resident() -> int:
+    """Linux tells it of the program alone; `ru_maxrss` knows the process before its exec too."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KILOBYTE
+    (line,) = [line for line in lines if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * _KILOBYTE

@@ -17,10 +17,11 @@ from tqdm import tqdm
 from prompts.errors import ConfigError
 from prompts.faults import fault, shown
 from training.config import TrainConfig
+from training.memory import peak_memory
 
 __all__ = ["Run"]
 
-CHECKPOINT_FILE, LOG_FILE, PLOT_FILE = "checkpoint.pt", "log.jsonl", "loss.png"
+CHECKPOINT_FILE, LOG_FILE, PLOT_FILE, COST_FILE = "checkpoint.pt", "log.jsonl", "loss.png", "cost.json"
 _FREE_FIELDS = {
     "out",
     "bundle",
@@ -37,7 +38,7 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Run:
-    """A run folder: `log.jsonl`, `loss.png` and `checkpoint.pt` (read with `weights_only=True`)."""
+    """A run folder: log, plot, `checkpoint.pt` (read with `weights_only=True`), and what it all cost."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.config, self.folder = config, config.out
@@ -45,6 +46,8 @@ class Run:
         self._history: list[dict[str, float]] = []
         self._stopping = False
         self._saved_steps = 0
+        self._earlier_seconds = 0.0
+        self._started = time.perf_counter()
 
     def resume(self) -> dict[str, Any] | None:
         """The state of an earlier start of the same job, or None.
@@ -62,6 +65,7 @@ class Run:
             cure = f"use another `out`, or remove {file} to begin anew"
             raise ConfigError("train", [f"{one}; {cure}" for one in changed])
         self._saved_steps = saved["step"]
+        self._earlier_seconds = saved.get("seconds", 0.0)
         self._history = _read_log(self.folder / LOG_FILE, saved["step"])
         print(f"resuming {self.folder} at step {saved['step']} of {self.config.steps}")
         return saved
@@ -108,12 +112,27 @@ class Run:
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Writes the checkpoint after `step`, whole or not at all."""
         draft = self.folder / (CHECKPOINT_FILE + ".draft")
-        torch.save({"format": _FORMAT, "step": step + 1, "config": self._identity(), **state}, draft)
+        own = {"format": _FORMAT, "step": step + 1, "config": self._identity(), "seconds": self.seconds}
+        torch.save({**own, **state}, draft)
         draft.replace(self.folder / CHECKPOINT_FILE)
         self._saved_steps = step + 1
 
-    def plot(self) -> None:
-        """Draws the log's losses over the steps; nothing where the log is gone."""
+    @property
+    def seconds(self) -> float:
+        """Wall seconds that the run has taken, earlier starts up to their last checkpoints included."""
+        return self._earlier_seconds + time.perf_counter() - self._started
+
+    def finish(self) -> None:
+        """Draws the plot and writes `cost.json`: `seconds`, and the most bytes held of memory and device."""
+        self._plot()
+        file = self.folder / COST_FILE
+        cost = {"seconds": round(self.seconds, 2), **peak_memory()}
+        draft = file.with_suffix(".draft")
+        draft.write_text(json.dumps(cost) + "\n", encoding="utf-8")
+        draft.replace(file)
+
+    def _plot(self) -> None:
+        """The log's losses over the steps; nothing where the log is gone."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["RESAMPLES", "Gain", "Score", "YesNo", "mean_gain", "paired_gain", "score", "yes_no"]
+__all__ = ["RESAMPLES", "Gain", "Score", "YesNo", "mean_gain", "paired_gain", "says_yes", "score", "yes_no"]
 
 RESAMPLES = 10_000
 _SEED = 0
@@ -164,6 +164,11 @@ def yes_no(answers: Sequence[str], said: Sequence[str]) -> YesNo:
         yes_ratio=float(claimed.mean()),
         unclear=read.count(None),
     )
+
+
+def says_yes(text: str) -> bool:
+    """Whether an answer says yes, as `yes_no` reads it."""
+    return _yes_or_no(text) == "yes"
 
 
 def _yes_or_no(text: str) -> str | None:

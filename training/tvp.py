@@ -34,7 +34,7 @@ from training.run import Run
 from training.saving import save_trained
 from training.schedule import cosine_rate
 
-__all__ = ["Batch", "Pupil", "batch_maker", "descend", "losses", "train_tvp"]
+__all__ = ["Batch", "Pupil", "batch_maker", "descend", "losses", "train_tvp", "views_that_repeat"]
 
 _TINY = 1e-10
 
@@ -78,7 +78,9 @@ def train_tvp(config: TvpConfig) -> Bundle:
     inputs = open_training(config, checkpoints=[*checkpoints, *judged], pictures=True)
     run = Run(config)
     saved = run.resume() or {"step": 0, "delta": torch.zeros(3, *config.tvp.frame.canvas)}
-    pupils = [_pupil(load_backbone(folder, dtype=config.dtype)) for folder in folders.values()]
+    views = views_that_repeat(config, len(inputs.data))
+    backbones = [load_backbone(folder, dtype=config.dtype) for folder in folders.values()]
+    pupils = [Pupil(backbone, CleanFeatures(backbone, views)) for backbone in backbones]
     device = pupils[0].backbone.device
     judge = Judge(clip, device) if clip else None
     delta, mask = saved["delta"].to(device), frame_mask(config.tvp.frame).to(device)
@@ -101,7 +103,7 @@ def train_tvp(config: TvpConfig) -> Bundle:
             run.log(step, bar, **figures, lr=lr)
             if run.is_due(step):
                 run.save(step, {"delta": delta.cpu()})
-    run.plot()
+    run.finish()
     return _write_bundle(config, pupils[0].backbone, delta.cpu(), inputs)
 
 
@@ -112,8 +114,11 @@ def descend(delta: Tensor, gradient: Tensor, mask: Tensor, *, lr: float, frame: 
     return moved.clamp(0.0, 1.0) if frame.value_range == "unit" else moved
 
 
-def _pupil(backbone: Backbone) -> Pupil:
-    return Pupil(backbone, CleanFeatures(backbone))
+def views_that_repeat(config: TvpConfig, size: int) -> int | None:
+    """How many different views a run over `size` examples sees; None where hardly any comes twice."""
+    views = size * (2 if config.tvp.flip else 1)
+    shown = config.steps * config.accumulate * config.batch
+    return views if not config.tvp.random_crop and shown > views else None
 
 
 def losses(

@@ -35,6 +35,12 @@ from training.data import Example
 
 __all__ = ["Backbone", "Features"]
 
+_TOKEN_TYPES = {"mm_token_type_ids", "token_type_ids"}
+"""Inputs that mark a picture's tokens, by the names that models have for them."""
+_PROBE_SIZE = (64, 64)
+_MAX_PROBE_GAP = 1e-3
+_ASKED_OF_A_MODEL = ("get_image_features", "get_decoder", "get_output_embeddings")
+
 
 @dataclass(frozen=True)
 class Features:
@@ -89,7 +95,37 @@ class Backbone:
             came, cure = f"{folder}: {str(error).partition(chr(10))[0]}", "download it whole"
             problem = fault("model", expected="weights and a processor", came=came, cure=cure)
             raise ConfigError("model", [problem]) from error
-        return cls(model, processor, device=place)
+        _check_layout(model)
+        backbone = cls(model, processor, device=place)
+        backbone.check_asked_alike()
+        return backbone
+
+    @torch.inference_mode()
+    def check_asked_alike(self) -> None:
+        """Holds one request's logits against those of the model asked with its own processor.
+
+        Raises:
+            ConfigError: they differ, as where a layout wants an input that is not known here.
+        """
+        picture = Image.new("RGB", _PROBE_SIZE, (128, 128, 128))
+        question = Encoded(self.encode_example(Example(picture, PROBE, ""), Usage()).prompt, ())
+        features = self.image_features(self.process([picture]))
+        batch = self.collate([question], features)
+        last = torch.zeros_like(batch.image)
+        last[:, -1] = True
+        ours = self.logits(batch, features, last)[0].float()
+        inputs = self.processor(
+            images=[picture],
+            text=[self.chat.render(PROBE, picture=True)],
+            add_special_tokens=False,
+            return_tensors="pt",
+        )
+        own = self.model(**inputs.to(self.device, self.dtype)).logits[0, -1].float()
+        gap = ((ours - own).abs().max() / own.abs().max()).item()
+        if not gap < _MAX_PROBE_GAP:
+            expected, came = "the logits of its own processor's inputs", f"others, {gap:.2%} off"
+            cure = "this layout cannot be trained on"
+            raise ConfigError("model", [fault("model", expected=expected, came=came, cure=cure)])
 
     @classmethod
     def _model_class(cls) -> Any:
@@ -139,7 +175,7 @@ class Backbone:
     @property
     def picture_comes_first(self) -> bool:
         """Whether a picture's rows stand before the text, which has no mark for them."""
-        return self._expansion((64, 64)).first
+        return self._expansion(_PROBE_SIZE).first
 
     def _expansion(self, size: tuple[int, int]) -> Expansion:
         if size not in self._expansions:
@@ -221,8 +257,8 @@ class Backbone:
             read: Tensor = self.head(hidden[keep])
             return read
         output, others = features.output
-        if "mm_token_type_ids" in self._model_inputs:
-            others = {**others, "mm_token_type_ids": batch.image.int()}
+        for name in _TOKEN_TYPES & self._model_inputs:
+            others = {**others, name: batch.image.int()}
         with _rows_read_out(self.head, keep):
             found = self.model(
                 input_ids=batch.ids,
@@ -300,6 +336,17 @@ def _rows_read_out(head: nn.Module, keep: Tensor) -> Iterator[None]:
         yield
     finally:
         hook.remove()
+
+
+def _check_layout(model: Any) -> None:
+    """Raises ConfigError for a model that cannot be asked as `Backbone` asks."""
+    came = [f"one without {name}" for name in _ASKED_OF_A_MODEL if not hasattr(model, name)]
+    if model.config.get_text_config().is_encoder_decoder:
+        came.append("an encoder-decoder")
+    if came:
+        expected = "a vision-language model whose language model is a decoder"
+        cure = "use another checkpoint (of BLIP-2 one with OPT)"
+        raise ConfigError("model", [fault("model", expected=expected, came=", ".join(came), cure=cure)])
 
 
 def _unsupported(model: Any) -> UnsupportedError:

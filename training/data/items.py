@@ -33,6 +33,11 @@ class ItemSource(Generic[Place]):
         self._items, self._open = items, open_picture
 
     @property
+    def items(self) -> Sequence[Item[Place]]:
+        """All items, no picture opened."""
+        return self._items
+
+    @property
     def answers(self) -> frozenset[str]:
         """Every answer there is."""
         return frozenset(item.answer for item in self._items)

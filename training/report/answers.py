@@ -14,7 +14,8 @@ from training.corruptions import CorruptedSource
 from training.data import make_source
 from training.evaluate import evaluate, normalise_answer
 from training.report.config import TaskConfig
-from training.report.digests import data_digest, digest_of
+from training.report.digests import computed_in, data_digest, digest_of
+from training.statistics import says_yes
 
 __all__ = ["Answers", "Corruption", "answers_digest", "measure", "read_answers"]
 
@@ -36,8 +37,10 @@ class Answers:
 
     @property
     def right(self) -> NDArray[np.float64]:
-        """(n,) 1 where the answer is right after normalisation, else 0."""
-        pairs = zip(self.wanted, self.said, strict=True)
+        """(n,) 1 where the answer is right, else 0; normalised, and to yes/no questions as POPE reads it."""
+        pairs = list(zip(self.wanted, self.said, strict=True))
+        if self.is_yes_no:
+            return np.array([says_yes(said) == (wanted == "yes") for wanted, said in pairs], float)
         return np.array([normalise_answer(wanted) == normalise_answer(said) for wanted, said in pairs], float)
 
     @property
@@ -47,13 +50,13 @@ class Answers:
 
 
 def answers_digest(
-    task: TaskConfig, target: str, bundle: Bundle | None, corruption: Corruption | None
+    task: TaskConfig, target: str, dtype: str, bundle: Bundle | None, corruption: Corruption | None
 ) -> str:
-    """Of a measurement; `target` is the model's fingerprint."""
+    """Of a measurement; `target` is the model's digest."""
     marred = None if corruption is None else [corruption.kind, corruption.severity]
     frame = None if bundle is None else bundle.digest
     asked = [task.how, task.usage.model_dump(mode="json"), data_digest(task.test)]
-    return digest_of([target, frame, asked, marred])
+    return digest_of([target, frame, asked, marred, computed_in(dtype)])
 
 
 def read_answers(file: Path) -> Answers | None:
@@ -78,12 +81,18 @@ def measure(
     if corruption is not None:
         source = CorruptedSource(source, corruption.kind, corruption.severity, seed=0)
     graded = evaluate(backbone, source, bundle=bundle, usage=task.usage, how=task.how, batch=batch)
-    pairs = [(one.wanted, one.said) for one in graded]
+    pairs = [(_plain(one.wanted), one.said) for one in graded]
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_suffix(".draft")
     draft.write_text(json.dumps(pairs, ensure_ascii=False), encoding="utf-8")
     draft.replace(file)
     return _answers(pairs)
+
+
+def _plain(wanted: str) -> str:
+    """`Yes.` is yes: a question that wants it is a yes/no question."""
+    said = normalise_answer(wanted)
+    return said if said in ("yes", "no") else wanted
 
 
 def _answers(pairs: Sequence[Sequence[str]]) -> Answers:

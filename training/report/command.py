@@ -21,12 +21,12 @@ def main(argv: list[str]) -> int:
     keep_freed_memory()
     from training.report.document import write_report
     from training.report.plan import plan_frames
-    from training.report.run import run_report
+    from training.report.run import count_measurements, run_report
 
     if options.plan:
         jobs = plan_frames(config)
         print("\n".join(job.title for job in jobs))
-        print(f"{len(jobs)} frames, {len(jobs) * len(config.models)} measurements")
+        print(f"{len(jobs)} frames, {count_measurements(config)} measurements")
         return 0
     print(f"report: {write_report(run_report(config))}")
     return 0

@@ -1,12 +1,13 @@
 """What a TVP report is told: models, tasks, methods, seeds, and how a frame is trained."""
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from prompts.manifest import FrameSpec, Usage
 from training.config import Dtype, How, LossOver
+from training.corruptions import CORRUPTIONS
 from training.data import DataConfig
 
 __all__ = [
@@ -31,6 +32,9 @@ METHODS: dict[Method, str] = {
 }
 """What each method is, in the report's words."""
 assert set(METHODS) == set(get_args(Method))
+
+
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class _Part(BaseModel):
@@ -76,7 +80,7 @@ class ScaleConfig(_Part):
 
     task: str
     source: str
-    shares: tuple[float, ...] = Field((0.01, 0.03, 0.1, 0.3, 1.0), description="of the examples")
+    shares: tuple[Share, ...] = Field((0.01, 0.03, 0.1, 0.3, 1.0), description="of the examples")
     examples: int = Field(1600, ge=1, description="that a share of 1 is")
     seeds: tuple[int, ...] = Field((), description="default: the first seed")
 
@@ -87,7 +91,16 @@ class CorruptionConfig(_Part):
     task: str
     source: str
     kinds: tuple[str, ...] = Field((), description="names of corruptions (default: all)")
-    severities: tuple[int, ...] = (1, 2, 3)
+    severities: tuple[Literal[1, 2, 3], ...] = Field((1, 2, 3), min_length=1)
+
+    @field_validator("kinds")
+    @classmethod
+    def _are_known(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = sorted(set(kinds) - set(CORRUPTIONS))
+        if unknown:
+            known = ", ".join(CORRUPTIONS)
+            raise ValueError(f"expected some of {known}, came {', '.join(unknown)}; correct the names")
+        return kinds
 
 
 class ReportConfig(_Part):
@@ -131,6 +144,14 @@ class ReportConfig(_Part):
         if models or tasks:
             unknown = ", ".join(sorted(models | tasks))
             raise ValueError(f"expected names of models and tasks above, came {unknown}; correct them")
+        if self.corruption and self.corruption.source not in self.sources:
+            raise ValueError(
+                f"expected corruption.source among the sources, came {self.corruption.source}; no frame is "
+                "trained on it"
+            )
+        every = [self.seeds, *(study.seeds for study in (self.ablation, self.scale) if study is not None)]
+        if any(len(set(seeds)) < len(seeds) for seeds in every):
+            raise ValueError("expected different seeds, came one twice; take one out")
         if self.ablation and "ensemble" in self.ablation.methods and len(self.models) < 2:
             raise ValueError("expected two models for an ensemble, came one; leave it out of the methods")
         return self

@@ -19,7 +19,7 @@ def write_report(results: Results) -> Path:
     """Writes `report.md` and its pictures under the config's `out`; returns the file."""
     config = results.config
     config.out.mkdir(parents=True, exist_ok=True)
-    parts = [f"# {config.title}", _method(config), "## At a glance", tables.summary(results)]
+    parts = [f"# {config.title}", _method(results), "## At a glance", tables.summary(results)]
     parts += ["## Without a prompt", tables.base_accuracy(results)]
     parts += ["## From each model to each", *_transfer(results)]
     if config.ablation is not None:
@@ -37,23 +37,30 @@ def write_report(results: Results) -> Path:
     return file
 
 
-def _method(config: ReportConfig) -> str:
-    recipe = config.recipe
-    tasks = "; ".join(f"{name} ({_size(config, name)})" for name in config.tasks)
-    return (
+def _method(results: Results) -> str:
+    config, recipe = results.config, results.config.recipe
+    tasks = "; ".join(f"{name} ({_asked(config, name)})" for name in config.tasks)
+    text = (
         f"Frames are trained on {', '.join(config.sources)} and measured, unchanged, on "
-        f"{', '.join(config.models)}: a model that a frame was not trained on is a black box to it. "
-        f"{len(config.seeds)} seeds; {recipe.steps} steps of batch {recipe.batch}, lr {recipe.lr:g}, "
+        f"{', '.join(config.models)}: a model that a frame has had no gradient of is a black box to it. "
+        f"{len(config.seeds)} seed(s); {recipe.steps} steps of batch {recipe.batch}, lr {recipe.lr:g}, "
         f"λ₁ = {recipe.lambda_fca:g}, λ₂ = {recipe.lambda_tse:g}, value range {recipe.frame.value_range}. "
-        f"Test pictures, held out: {tasks}. Gains are in points of accuracy over the same model without a "
-        "prompt, on the same pictures, with bootstrap 95 % intervals (over pictures and seeds)."
+        f"Tasks, on held-out pictures: {tasks}. Gains are in points of accuracy over the same model "
+        "without a prompt, on the same pictures, with bootstrap 95 % intervals over seeds and pictures; "
+        "where there is one seed (the studies below, unless told otherwise) they speak of its pictures alone."
     )
+    if results.seen_by_judge:
+        names = ", ".join(sorted(results.seen_by_judge))
+        text += (
+            f" The judge of task semantics enrichment has the tower of {names}: no black box to a frame "
+            "trained with it."
+        )
+    return text
 
 
-def _size(config: ReportConfig, task: str) -> str:
+def _asked(config: ReportConfig, task: str) -> str:
     told = config.tasks[task]
-    count = getattr(told.test, "size", None) or getattr(told.test, "limit", None) or "all"
-    return f"{count}, {told.how}" + (", shifted" if told.shifted else "")
+    return told.how + (", shifted" if told.shifted else "")
 
 
 def _transfer(results: Results) -> list[str]:
@@ -69,7 +76,7 @@ def _transfer(results: Results) -> list[str]:
     title = f"{method}: gain over no prompt, mean over tasks"
     figures.heat_map(grid, config.sources, list(config.models), title, config.out / "transfer.png")
     parts.append(f"![{title}](transfer.png)")
-    parts.append("The model's own cell stands in italics; all others are black boxes.")
+    parts.append("In italics: models that the frames have had a gradient of; all others are black boxes.")
     for task in config.tasks:
         for method in config.methods:
             parts += [f"### {task}, {method}", tables.transfer(results, method, task)]

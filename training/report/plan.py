@@ -8,7 +8,7 @@ from prompts.manifest import FrameSpec
 from training.config import TvpConfig, TvpOptions
 from training.report.config import Method, ReportConfig
 
-__all__ = ["FrameJob", "plan_frames", "tvp_config"]
+__all__ = ["FrameJob", "asks_the_judge", "plan_frames", "tvp_config"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,11 @@ def _sources(config: ReportConfig, method: Method, source: str) -> tuple[str, ..
     return source, names[(names.index(source) + 1) % len(names)]
 
 
+def asks_the_judge(method: Method) -> bool:
+    """Whether a method trains with task semantics enrichment."""
+    return method in ("tvp", "tvp-without-fca", "ensemble")
+
+
 def tvp_config(config: ReportConfig, job: FrameJob, *, out: Any) -> TvpConfig:
     """The training job of a frame, as `passepartout train tvp` takes it."""
     recipe, task = config.recipe, config.tasks[job.task]
@@ -87,7 +92,7 @@ def tvp_config(config: ReportConfig, job: FrameJob, *, out: Any) -> TvpConfig:
     options = TvpOptions(
         frame=frame,
         lambda_fca=0.0 if plain or job.method == "tvp-without-fca" else recipe.lambda_fca,
-        lambda_tse=0.0 if plain or job.method == "tvp-without-tse" else recipe.lambda_tse,
+        lambda_tse=recipe.lambda_tse if asks_the_judge(job.method) else 0.0,
         clip=recipe.clip,
         also=tuple(config.models[name] for name in job.sources[1:]),
         random_crop=recipe.random_crop,

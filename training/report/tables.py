@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from training.report.answers import Answers
 from training.report.config import METHODS, Method
 from training.report.plan import FrameJob
 from training.report.results import Results
-from training.statistics import Gain, score, yes_no
+from training.statistics import Gain, mean_gain, score, yes_no
 
 __all__ = [
     "ablation",
@@ -33,6 +34,8 @@ def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def summary(results: Results) -> str:
     """Each method of the whole grid: its gain over no prompt on its source and on black boxes."""
+    everything = [job for method in results.config.methods for job in results.frames(method)]
+    black = results.shared_black_boxes(everything)
     rows = []
     for method in results.config.methods:
         jobs = results.frames(method)
@@ -40,25 +43,32 @@ def summary(results: Results) -> str:
         rows.append(
             [
                 f"**{method}**: {METHODS[method]}",
-                _said(results.mean_gain(jobs, lambda job: job.sources[:1])),
-                _said(results.mean_gain(shifted, lambda job: job.sources[:1])),
-                _said(results.mean_gain(jobs, results.black_boxes)),
+                _said(results.mean_gain(jobs, _own)),
+                _said(results.mean_gain(shifted, _own)),
+                _said(results.mean_gain(jobs, black)),
             ]
         )
     text = table(["method", "on its source", "on its source, shifted tasks", "on black-box models"], rows)
     if {"tvp", "evp"} <= set(results.config.methods):
-        over = results.mean_gain(results.frames("tvp"), results.black_boxes, over="evp")
+        over = results.mean_gain(results.frames("tvp"), black, over="evp")
         text += f"\n\nTVP over EVP on black-box models, paired by source, task and seed: {_said(over)}."
     return text
 
 
+def _own(job: FrameJob) -> tuple[str, ...]:
+    return job.sources[:1]
+
+
 def base_accuracy(results: Results) -> str:
     """Every model on every task without a prompt."""
+    tasks = results.config.tasks
     rows = [
-        [name, *(str(score(list(results.base[name, task].right > 0))) for task in results.config.tasks)]
+        [name, *(str(score(list(results.base[name, task].right > 0))) for task in tasks)]
         for name in results.config.models
     ]
-    return table(["model", *results.config.tasks], rows)
+    first = next(iter(results.config.models))
+    counts = ["n", *(str(len(results.base[first, task].wanted)) for task in tasks)]
+    return table(["model", *tasks], [*rows, counts])
 
 
 def transfer(results: Results, method: Method, task: str) -> str:
@@ -66,42 +76,37 @@ def transfer(results: Results, method: Method, task: str) -> str:
     rows = []
     for source in results.config.sources:
         jobs = results.frames(method, source=source, task=task)
-        cells = [
-            _cell(results, jobs, target, own=target in jobs[0].sources) if jobs else "–"
-            for target in results.config.models
-        ]
+        cells = [_cell(results, jobs, target) if jobs else "–" for target in results.config.models]
         black = results.mean_gain(jobs, results.black_boxes)
         rows.append([f"trained on {source}", *cells, _said(black)])
     return table(["", *results.config.models, "mean over black boxes"], rows)
 
 
-def _cell(results: Results, jobs: Sequence[FrameJob], target: str, *, own: bool) -> str:
+def _cell(results: Results, jobs: Sequence[FrameJob], target: str) -> str:
     gain = results.gain_on(jobs, target)
     if gain is None:
         return "–"
     text = f"{100 * gain.mean:+.0f} [{100 * gain.low:+.0f} to {100 * gain.high:+.0f}]"
-    return f"*{text}*" if own else text
+    return text if target in results.black_boxes(jobs[0]) else f"*{text}*"
 
 
 def ablation(results: Results) -> str:
-    """All methods on what the ablation was made on: the same sources, tasks and seeds."""
+    """All methods on what the ablation was made on: the same sources, tasks, seeds and black boxes."""
     study = results.config.ablation
     assert study is not None
+    measured = [
+        job
+        for job in results.trained
+        if job.share is None and job.sources[0] in study.sources and job.seed in study.seeds
+    ]
+    black = results.shared_black_boxes(measured)
     rows = []
     for method in METHODS:
-        jobs = [
-            job
-            for job in results.trained
-            if job.method == method
-            and job.share is None
-            and job.sources[0] in study.sources
-            and job.seed in study.seeds
-        ]
+        jobs = [job for job in measured if job.method == method]
         if jobs:
-            own = results.mean_gain(jobs, lambda job: job.sources)
-            black = results.mean_gain(jobs, results.black_boxes)
-            rows.append([f"**{method}**: {METHODS[method]}", str(len(jobs)), _said(own), _said(black)])
-    return table(["method", "frames", "on its sources", "on black-box models"], rows)
+            own, others = results.mean_gain(jobs, _own), results.mean_gain(jobs, black)
+            rows.append([f"**{method}**: {METHODS[method]}", str(len(jobs)), _said(own), _said(others)])
+    return table(["method", "frames", "on its first source", "on black-box models"], rows)
 
 
 def hallucination(results: Results) -> str:
@@ -112,27 +117,31 @@ def hallucination(results: Results) -> str:
             base = results.base[target, task]
             if base.is_yes_no:
                 rows += [[f"{task} on {target}", *line] for line in _yes_no_lines(results, task, target)]
-    heading = ["task", "prompt", "accuracy", "precision", "recall", "F1", "yes-ratio"]
+    heading = ["task", "prompt", "n", "accuracy", "precision", "recall", "F1", "yes-ratio", "unclear"]
     return table(heading, rows) if rows else ""
 
 
 def _yes_no_lines(results: Results, task: str, target: str) -> Iterator[list[str]]:
     yield ["none", *_yes_no_figures([results.base[target, task]])]
     for method in results.config.methods:
-        jobs = [job for job in results.frames(method, task=task) if target not in job.sources]
+        jobs = [job for job in results.frames(method, task=task) if target in results.black_boxes(job)]
         if jobs:
             yield [method, *_yes_no_figures([results.framed[job, target] for job in jobs])]
 
 
 def _yes_no_figures(answers: Sequence[Answers]) -> list[str]:
-    """Percentages, the mean over several measurements."""
+    """n, percentages and unclear answers, the mean over several measurements; accuracy with its interval."""
     measured = [yes_no(one.wanted, one.said) for one in answers]
-    fields = ("accuracy", "precision", "recall", "f1", "yes_ratio")
-    return [f"{100 * float(np.mean([getattr(one, name) for one in measured])):.0f}" for name in fields]
+    right = mean_gain([np.stack([one.right for one in answers])])
+    fields = ("precision", "recall", "f1", "yes_ratio")
+    means = [100 * float(np.mean([getattr(one, name) for one in measured])) for name in fields]
+    unclear = float(np.mean([one.unclear for one in measured]))
+    accuracy = f"{100 * right.mean:.0f} [{100 * right.low:.0f}–{100 * right.high:.0f}]"
+    return [str(measured[0].n), accuracy, *(f"{mean:.0f}" for mean in means), f"{unclear:g}"]
 
 
 def scale(results: Results) -> str:
-    """Accuracy on the source over the share of the training examples."""
+    """TVP's gain over no prompt on every model, over the share of the training examples."""
     study = results.config.scale
     assert study is not None
     heading = ["data", "examples", *results.config.models]
@@ -145,33 +154,44 @@ def scale(results: Results) -> str:
 
 
 def corruption(results: Results) -> str:
-    """Accuracy on corrupted pictures, the mean over severities."""
-    frames = list(dict.fromkeys(frame for frame, _ in results.marred))
-    kinds = list(dict.fromkeys(one.kind if one else "none" for _, one in results.marred))
+    """Accuracy on corrupted pictures, the mean over severities, and the frames' gains over no prompt."""
+    frames = [frame for frame in dict.fromkeys(frame for frame, _ in results.marred) if frame is not None]
     rows = []
-    for kind in kinds:
-        cells = []
+    for kind in dict.fromkeys(one.kind if one else "none" for _, one in results.marred):
+        base = _right_under(results, None, kind)
+        row = [kind, str(base.shape[1]), f"{100 * base.mean():.0f} %"]
         for frame in frames:
-            right = [
-                found.right
-                for (which, one), found in results.marred.items()
-                if which == frame and (one.kind if one else "none") == kind
-            ]
-            cells.append(str(score(list(np.concatenate(right) > 0))))
-        rows.append([kind, *cells])
-    return table(["corruption", *(frame.method if frame else "no prompt" for frame in frames)], rows)
+            right = _right_under(results, frame, kind)
+            row += [f"{100 * right.mean():.0f} %", str(mean_gain([(right - base)[None]]))]
+        rows.append(row)
+    heading = ["corruption", "n", "no prompt"]
+    for frame in frames:
+        heading += [frame.method, f"gain of {frame.method}"]
+    return table(heading, rows)
+
+
+def _right_under(results: Results, frame: FrameJob | None, kind: str) -> NDArray[np.float64]:
+    """(severities, n) 1 where the answer is right."""
+    return np.stack(
+        [
+            found.right
+            for (which, one), found in results.marred.items()
+            if which == frame and (one.kind if one else "none") == kind
+        ]
+    )
 
 
 def cost(results: Results) -> str:
-    """Seconds and memory of each method's trainings."""
+    """Seconds and memory of each method's trainings on all of the data."""
     rows = []
     for method in METHODS:
-        costs = [trained.cost for job, trained in results.trained.items() if job.method == method]
+        jobs = [job for job in results.trained if job.method == method and job.share is None]
+        costs = [cost for job in jobs if (cost := results.trained[job].cost) is not None]
         if costs:
             seconds = float(np.median([one.seconds for one in costs]))
             peak = max(one.peak_bytes for one in costs) / _MEGABYTE
-            rows.append([method, str(len(costs)), f"{seconds:.0f}", f"{peak:,.0f}"])
-    return table(["method", "frames", "seconds each (median)", "peak memory, MB"], rows)
+            rows.append([method, f"{len(costs)} of {len(jobs)}", f"{seconds:.0f}", f"{peak:,.0f}"])
+    return table(["method", "frames timed", "seconds each (median)", "peak memory, MB"], rows)
 
 
 def _said(gain: Gain | None) -> str:

@@ -84,3 +84,19 @@ def test_a_name_that_is_none_of_the_configs_is_refused(changes: dict[str, Any]) 
 def test_an_ensemble_takes_two_models() -> None:
     with pytest.raises(ValidationError, match="expected two models for an ensemble, came one"):
         make_config(models={"a": "models/a"}, ablation={})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"corruption": {"task": "kind", "source": "a", "kinds": ["fogg"]}}, "came fogg"),
+        ({"corruption": {"task": "kind", "source": "a", "severities": [7]}}, "severities"),
+        ({"corruption": {"task": "kind", "source": "b"}, "sources": ["a"]}, "no frame is trained on it"),
+        ({"scale": {"task": "kind", "source": "a", "shares": [0.0]}}, "greater than 0"),
+        ({"scale": {"task": "kind", "source": "a", "shares": [5.0]}}, "less than or equal to 1"),
+        ({"seeds": [0, 0]}, "expected different seeds, came one twice"),
+    ],
+)
+def test_a_study_that_makes_no_sense_is_refused_at_once(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        make_config(**changes)

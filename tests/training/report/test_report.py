@@ -79,7 +79,7 @@ def test_the_plan_trains_nothing(
     assert main(["report", "tvp", "--config", str(config), "--plan"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "evp · llava · birds · seed 0"
-    assert printed[-1] == "4 frames, 8 measurements"
+    assert printed[-1] == "4 frames, 16 measurements"
     assert started == []
 
 

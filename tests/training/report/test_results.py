@@ -9,7 +9,7 @@ import pytest
 from prompts.bundle import Bundle, save_bundle
 from prompts.manifest import FrameSpec, Manifest
 from tests.training.report.test_plan import make_config
-from training.report import tables
+from training.report import document, tables
 from training.report.answers import Answers, Corruption
 from training.report.document import write_report
 from training.report.frames import Cost, Trained
@@ -84,10 +84,48 @@ def test_a_frame_of_all_models_has_no_black_box(bundle: Bundle) -> None:
     assert results.mean_gain([job], results.black_boxes) is None
 
 
+def test_a_model_whose_tower_judges_is_no_black_box_to_a_judged_frame(bundle: Bundle) -> None:
+    results = make_results(bundle)
+    results.seen_by_judge = frozenset({"a"})
+    tvp, evp = (results.frames(method, source="b", task="kind")[0] for method in ("tvp", "evp"))
+    assert (results.black_boxes(tvp), results.black_boxes(evp)) == (["c"], ["a", "c"])
+    shared = results.shared_black_boxes([tvp, evp])
+    assert shared(evp) == shared(tvp) == ["c"]
+    assert "has the tower of a: no black box" in document._method(results)
+    assert tables.transfer(results, "tvp", "kind").splitlines()[3].count("*") == 4  # a's cell and b's own
+
+
+def test_sources_that_see_the_same_pictures_are_one_group(bundle: Bundle) -> None:
+    """Four sources of a task are no four samples: the interval is that of one."""
+    results = make_results(bundle)
+    one = results.mean_gain(results.frames("tvp", source="a", task="kind"), lambda job: job.sources)
+    all_ = results.mean_gain(results.frames("tvp", task="kind"), lambda job: job.sources)
+    assert one is not None
+    assert all_ is not None
+    assert (all_.low, all_.high) == (one.low, one.high)
+    assert all_.n == 3 * one.n
+
+
+def test_an_ensemble_and_tvp_are_compared_on_the_same_black_boxes(bundle: Bundle) -> None:
+    results = make_results(bundle)
+    for job in results.frames("tvp", source="a"):
+        results.framed[job, "b"] = answers(0)  # the ensemble's second source: no black box of the ensemble
+    row = next(row for row in tables.ablation(results).splitlines() if row.startswith("| **tvp**:"))
+    assert row.split(" | ")[3].startswith("+15.0 points")
+
+
+def test_an_ablation_beside_the_grid_is_not_in_the_grid(bundle: Bundle) -> None:
+    results = make_results(bundle, ablation={"methods": ["tvp"], "seeds": [9]})
+    assert {job.seed for job in results.frames("tvp")} == {3, 4}
+    assert "paired by source, task and seed: +20.0 points [" in tables.summary(results)
+
+
 def test_answers_are_compared_after_normalisation() -> None:
     said = Answers(("two", "a heron"), ("2.", "Heron"))
     assert said.right.tolist() == [1, 1]
     assert not said.is_yes_no
+    sentences = Answers(("yes", "no", "no"), ("Yes, there is one.", "No, there is not.", "Perhaps."))
+    assert sentences.right.tolist() == [1, 1, 1]  # what neither says yes nor no does not claim it is there
     assert Answers(("yes", "no"), ("no", "perhaps")).is_yes_no
 
 
@@ -95,17 +133,18 @@ def test_tables_say_what_was_found(bundle: Bundle) -> None:
     results = make_results(bundle)
     summary = tables.summary(results)
     assert "| **tvp**: a frame with both regularisers | +30.0 points [" in summary
+    assert summary.count("points [") == 2 * 3 - 2 + 1  # no task is shifted
     assert "paired by source, task and seed: +20.0 points [" in summary
     rows = tables.transfer(results, "evp", "kind").splitlines()
     assert rows[0] == "|  | a | b | c | mean over black boxes |"
     assert rows[2].startswith("| trained on a | *+10 [")
     assert rows[2].count("| -5 [") == 2
     assert tables.base_accuracy(results).count("50 % [") == 3 * 2
+    assert tables.base_accuracy(results).splitlines()[-1] == "| n | 20 | 20 |"
     assert [row.split(" | ")[1] for row in tables.ablation(results).splitlines()[2:]] == ["2"] * 6
     assert "| 10 % | 4 | +30.0 points [" in tables.scale(results)
-    assert "| fog | 30 % [" in tables.corruption(results)
-    assert "60 % [" in tables.corruption(results)
-    assert "| tvp | 14 | " in tables.cost(results)  # the grid's twelve and the two of the scale study
+    assert "| fog | 20 | 30 % | 60 % | +30.0 points [" in tables.corruption(results)  # n: pictures alone
+    assert "| tvp | 12 of 12 | " in tables.cost(results)  # not those of a share of the data
     assert "| 2 |" in tables.cost(results)
 
 
@@ -120,9 +159,10 @@ def test_yes_no_tasks_have_popes_measures(bundle: Bundle) -> None:
             results.framed[job, target] = answers(0, wanted=("yes", "no"))
     lines = tables.hallucination(results).splitlines()
     assert len(lines) == 2 + 3 * 3
-    assert lines[2] == "| lines on a | none | 50 | 50 | 50 | 50 | 50 |"
-    assert lines[3] == "| lines on a | evp | 0 | 0 | 0 | 0 | 50 |"
-    assert lines[4] == "| lines on a | tvp | 100 | 100 | 100 | 100 | 50 |"
+    assert lines[2].startswith("| lines on a | none | 20 | 50 [")
+    assert lines[2].endswith("] | 50 | 50 | 50 | 50 | 0 |")
+    assert lines[3].endswith("] | 0 | 0 | 0 | 50 | 0 |")
+    assert lines[4].endswith("] | 100 | 100 | 100 | 50 | 0 |")
 
 
 def test_the_report_is_whole(bundle: Bundle, tmp_path: Path) -> None:
