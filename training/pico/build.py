@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 from prompts.errors import BaseModelError
 from prompts.faults import fault
 from training.paths import model_folder
-from training.pico.members import MEMBERS, Member, find_member
+from training.pico.judge import JUDGE, build_judge
+from training.pico.judge import WEIGHTS as JUDGE_WEIGHTS
+from training.pico.members import MEMBERS, find_member
 
 __all__ = ["build_model", "is_current", "main"]
 
@@ -23,14 +25,13 @@ _SOURCE_FILE = "built-from.sha256"
 
 
 def build_model(name: str, out: Path) -> Path:
-    """Writes the checkpoint of a member to `out` (replacing what is there) and returns it; about 20 s.
+    """Writes the checkpoint of a member, or the judge, to `out` in place of what is there; about 20 s.
 
     Raises:
         BaseModelError: the repository's weights are missing.
         ConfigError: no such member.
     """
-    member = find_member(name)
-    for file in (member.tower_file, member.language_file):
+    for file in _weights(name):
         if not file.is_file():
             cure = f"run `passepartout model train {name}`"
             came = f"no {file.parent.name}/{file.name}"
@@ -38,8 +39,8 @@ def build_model(name: str, out: Path) -> Path:
     draft = out.with_name(out.name + ".draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    member.write(draft, load_file(member.tower_file), load_file(member.language_file))
-    (draft / _SOURCE_FILE).write_text(_source_digest(member), encoding="utf-8")
+    _write(name, draft)
+    (draft / _SOURCE_FILE).write_text(_source_digest(name), encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     draft.rename(out)
     return out
@@ -48,14 +49,29 @@ def build_model(name: str, out: Path) -> Path:
 def is_current(name: str, out: Path) -> bool:
     """Whether `out` holds a build of the weights and the code that are here now."""
     file = out / _SOURCE_FILE
-    return file.is_file() and file.read_text(encoding="utf-8") == _source_digest(find_member(name))
+    return file.is_file() and file.read_text(encoding="utf-8") == _source_digest(name)
 
 
-def _source_digest(member: Member) -> str:
+def _weights(name: str) -> list[Path]:
+    if name == JUDGE:
+        return [JUDGE_WEIGHTS]
+    member = find_member(name)
+    return [member.tower_file, member.language_file]
+
+
+def _write(name: str, folder: Path) -> None:
+    if name == JUDGE:
+        build_judge(folder)
+        return
+    tower, taught = (load_file(file) for file in _weights(name))
+    find_member(name).write(folder, tower, taught)
+
+
+def _source_digest(name: str) -> str:
     """sha256 over what a build is made from: the weights, and the modules that put them together."""
     here = Path(__file__).parent
-    code = [Path(__file__), here / "language_model.py", here / "clip.py", *sorted(here.glob("members/*.py"))]
-    sources = [member.tower_file, member.language_file, *code]
+    shared = [here / module for module in ("language_model.py", "clip.py", "judge.py")]
+    sources = [*_weights(name), Path(__file__), *shared, *sorted(here.glob("members/*.py"))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in sources if file.is_file())).hexdigest()
 
 
@@ -65,7 +81,7 @@ def main(argv: list[str]) -> int:
         prog="passepartout model build",
         description="Assemble a model of the embedded family, offline (about 20 s, 290 MB).",
     )
-    parser.add_argument("name", choices=MEMBERS, help="the member of the family")
+    parser.add_argument("name", choices=[*MEMBERS, JUDGE], help="a member of the family, or its judge")
     parser.add_argument("--out", type=Path, help="folder to write (default: models/NAME)")
     parser.add_argument("--keep", action="store_true", help="leave a build of these weights as it is")
     options = parser.parse_args(argv)

@@ -1,6 +1,7 @@
-"""The tiny CLIP whose tower is pico-llava's: a two-layer text encoder over the words of glyph names."""
+"""Tiny CLIPs: a tower beside a two-layer text encoder over the words of glyph names (and some more)."""
 
 import functools
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -9,15 +10,15 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from training.pico.glyphs import eligible_glyphs, load_split
 
-__all__ = ["clip_config", "clip_tokenizer", "contrastive_loss", "known_captions"]
+__all__ = ["caption_ids", "clip_config", "clip_tokenizer", "contrastive_loss", "known_captions"]
 
 _PROMPT = "this is a photo of a {name}"
 
 
-def clip_config(vision: CLIPVisionConfig) -> CLIPConfig:
+def clip_config(vision: CLIPVisionConfig, *more_words: str) -> CLIPConfig:
     """A CLIP around this tower."""
     text = CLIPTextConfig(
-        vocab_size=len(clip_tokenizer()),
+        vocab_size=len(clip_tokenizer(*more_words)),
         hidden_size=128,
         intermediate_size=512,
         num_hidden_layers=2,
@@ -32,10 +33,10 @@ def clip_config(vision: CLIPVisionConfig) -> CLIPConfig:
 
 
 @functools.cache
-def clip_tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer over the caption template and the words of every eligible glyph's name."""
+def clip_tokenizer(*more_words: str) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer over the caption template, the words of eligible glyphs' names, and more."""
     words = {word for glyph in eligible_glyphs() for word in glyph.name.replace("-", " ").split()}
-    words |= set(_PROMPT.format(name="").split())
+    words |= {*_PROMPT.format(name="").split(), *more_words}
     specials = ["<pad>", "<start>", "<unk>", "<end>"]
     vocabulary = {word: index for index, word in enumerate([*specials, *sorted(words)])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -57,8 +58,13 @@ def clip_tokenizer() -> PreTrainedTokenizerFast:
 @functools.cache
 def known_captions() -> dict[str, Tensor]:
     """The captions of all known names as the text encoder's input, by name order of the split."""
-    texts = [_PROMPT.format(name=glyph.name) for glyph in load_split()["known"]]
-    captions = dict(clip_tokenizer()(texts, padding=True, return_tensors="pt"))
+    return caption_ids([glyph.name for glyph in load_split()["known"]])
+
+
+def caption_ids(names: Sequence[str], *more_words: str) -> dict[str, Tensor]:
+    """Captions as the text encoder's input, `input_ids` and `attention_mask` (N, T)."""
+    texts = [_PROMPT.format(name=name) for name in names]
+    captions = dict(clip_tokenizer(*more_words)(texts, padding=True, return_tensors="pt"))
     captions.pop("token_type_ids", None)
     return captions
 

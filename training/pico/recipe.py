@@ -15,6 +15,8 @@ from torch import Tensor
 
 from training.memory import keep_freed_memory
 from training.paths import run_folder
+from training.pico.judge import JUDGE, JudgeRecipe, train_judge
+from training.pico.judge import WEIGHTS as JUDGE_WEIGHTS
 from training.pico.language import LanguageRecipe, train_language
 from training.pico.members import MEMBERS, Member, find_member
 from training.pico.tower import TowerRecipe, train_tower
@@ -68,20 +70,25 @@ def main(argv: list[str]) -> int:
         prog="passepartout model train",
         description="Train a pico model's tower, projector and low-rank updates on OpenMoji pictures.",
     )
-    parser.add_argument("name", choices=MEMBERS, help="the member of the family")
+    parser.add_argument("name", choices=[*MEMBERS, JUDGE], help="a member of the family, or its judge")
     parser.add_argument("--run", type=Path, help="working folder (default: runs/NAME)")
     parser.add_argument("--out", type=Path, help="folder of the weights (default: the package's own)")
-    parser.add_argument("--tower-steps", type=int, default=TowerRecipe.steps, help="default: %(default)s")
+    parser.add_argument("--tower-steps", type=int, help="of the first stage (default: the model's own)")
     parser.add_argument(
         "--language-steps", type=int, help="of each round of the language stage (default: the member's own)"
     )
     options = parser.parse_args(argv)
     keep_freed_memory()
+    if options.name == JUDGE:
+        judge = JudgeRecipe(steps=options.tower_steps or JudgeRecipe.steps)
+        train_judge(judge, (options.out or JUDGE_WEIGHTS.parent) / JUDGE_WEIGHTS.name)
+        return 0
     member, run = find_member(options.name), options.run or run_folder(options.name)
     run.mkdir(parents=True, exist_ok=True)
     eyes = run / "tower.pt"
-    if not _done(eyes, options.tower_steps):
-        train_tower(member, TowerRecipe(steps=options.tower_steps), eyes)
+    steps = options.tower_steps or TowerRecipe.steps
+    if not _done(eyes, steps):
+        train_tower(member, TowerRecipe(steps=steps), eyes)
     taught = _teach(member, eyes, run, options.language_steps)
     export_weights(eyes, taught, options.out or member.tower_file.parent)
     return 0

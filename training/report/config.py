@@ -50,6 +50,9 @@ class TaskConfig(_Part):
     how: How = Field("ranking", description="how an answer is found, see `passepartout evaluate --help`")
     loss_over: LossOver = "vocabulary"
     shifted: bool = Field(False, description="unlike what the models were trained on: counts for the aim")
+    named: bool = Field(
+        True, description="answers name what is to be seen, so that a judge can be asked; false: λ₂ = 0"
+    )
 
 
 class RecipeConfig(_Part):

@@ -92,7 +92,7 @@ def tvp_config(config: ReportConfig, job: FrameJob, *, out: Any) -> TvpConfig:
     options = TvpOptions(
         frame=frame,
         lambda_fca=0.0 if plain or job.method == "tvp-without-fca" else recipe.lambda_fca,
-        lambda_tse=recipe.lambda_tse if asks_the_judge(job.method) else 0.0,
+        lambda_tse=recipe.lambda_tse if task.named and asks_the_judge(job.method) else 0.0,
         clip=recipe.clip,
         also=tuple(config.models[name] for name in job.sources[1:]),
         random_crop=recipe.random_crop,
