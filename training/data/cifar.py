@@ -147,7 +147,7 @@ def _batch(file: Path, layout: _Layout, faults: list[str], *, is_binary: bool) -
         return _Batch(np.empty((0, _VALUES), np.uint8), ())
     foreign = [label for label in batch.labels if not 0 <= label < layout.classes]
     if foreign:
-        came = f"{file}: {len(foreign)} others, the first of them {foreign[0]}"
+        came = f"{file}: {len(foreign)} others, the first of them {shown(foreign[0])}"
         faults.append(_fault(f"labels from 0 to {layout.classes - 1}", came))
     return batch
 

@@ -190,6 +190,10 @@ HEAVY = {
         pickle.dumps({"labels": [1, [2]]}, protocol=4),
         "a list among the numbers and texts",
     ),
+    "a number of 10,000 digits": (
+        b"\x80\x02}U\x06labels](\x8b" + (4000).to_bytes(4, "little") + b"\x7f" * 4000 + b"es.",
+        "LONG4, which no batch has",
+    ),
     "a set": (pickle.dumps({"labels": {1}}, protocol=4), "EMPTY_SET, which no batch has"),
     "a shape of many sides": (
         array_pickle(b"(" + b"I1\n" * 9 + b"t", b"u1", b"a"),
