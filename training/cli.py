@@ -43,7 +43,7 @@ def main_train(argv: list[str]) -> int:
 def main_evaluate(argv: list[str]) -> int:
     """`passepartout evaluate --config FILE [--bundle DIR | --server URL --task NAME]`: a table, and JSON."""
     options = _evaluate_parser().parse_args(argv)
-    given = {name: getattr(options, name) for name in ("bundle", "server", "task")}
+    given = {name: getattr(options, name) for name in ("bundle", "server", "served_model", "task")}
     settings = [f"{name}={json.dumps(str(value))}" for name, value in given.items() if value is not None]
     if options.server is not None:
         settings.append("model=null")
@@ -95,6 +95,12 @@ def _evaluate_parser() -> argparse.ArgumentParser:
     _add_config(parser)
     parser.add_argument("--bundle", type=Path, help="a bundle to measure beside the base model")
     parser.add_argument("--server", metavar="URL", help="ask a running server in place of the config's model")
+    parser.add_argument(
+        "--served-model",
+        metavar="NAME",
+        help="name under which the server has its model (default: "
+        f"{EvaluateConfig.model_fields['served_model'].default}, a Passepartout's)",
+    )
     parser.add_argument(
         "--task", metavar="NAME", help="a task of the server to measure beside its base model"
     )

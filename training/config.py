@@ -173,6 +173,9 @@ class EvaluateConfig(_Config):
 
     model: Path | None = Field(None, description="folder of a checkpoint, run by transformers")
     server: str | None = Field(None, description="address of a running server, in place of a checkpoint")
+    served_model: str = Field(
+        "base", min_length=1, description="name under which the server has its model (see its /v1/models)"
+    )
     data: DataConfig
     bundle: Path | None = Field(None, description="a bundle to measure beside the base model")
     task: Name | None = Field(None, description="a task of the server to measure beside its base model")
@@ -193,6 +196,10 @@ class EvaluateConfig(_Config):
             raise ValueError(f"expected model or server, came {came}; give one of them")
         if self.server is None and self.task is not None:
             raise ValueError("expected a server for task, came a model; give `bundle`, or `server`")
+        if self.server is None and "served_model" in self.model_fields_set:
+            raise ValueError(
+                "expected a server for served_model, came a model; leave it out, or give `server`"
+            )
         if self.server is not None and self.bundle is not None:
             raise ValueError("expected a model for bundle, came a server; give `task`, or `model`")
         return self

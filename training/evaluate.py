@@ -23,8 +23,16 @@ from training.data import Example, ExampleSource
 from training.decoding import generate, score_choices
 from training.statistics import Score, score
 
-__all__ = ["Graded", "How", "evaluate", "normalise_answer", "picture_features", "score_of"]
-
+__all__ = [
+    "Graded",
+    "How",
+    "choices_of",
+    "evaluate",
+    "grade",
+    "normalise_answer",
+    "picture_features",
+    "score_of",
+]
 
 _NUMBER_WORDS = {
     word: str(number)
@@ -77,15 +85,31 @@ def evaluate(
         else:
             masks, longest = None, max_new_tokens
             if how == "structured":
-                groups = [choices or usage.choices or _choices(example) for example in examples]
+                groups = [choices or usage.choices or choices_of(example) for example in examples]
                 masks = [backbone.choice_mask(group) for group in groups]
                 longest = 1 + max(len(choice.encode()) for group in groups for choice in group)
             said = generate(
                 backbone, questions, features=features, deep=deep, max_new_tokens=longest, masks=masks
             )
-        for example, answer in zip(examples, said, strict=True):
-            right = normalise_answer(answer) == normalise_answer(example.answer)
-            yield Graded(example.question, example.answer, answer, right)
+        yield from (grade(example, one) for example, one in zip(examples, said, strict=True))
+
+
+def grade(example: Example, said: str) -> Graded:
+    """An example's answer beside the one wanted: right where both are the same after normalisation."""
+    right = normalise_answer(said) == normalise_answer(example.answer)
+    return Graded(example.question, example.answer, said, right)
+
+
+def choices_of(example: Example) -> tuple[str, ...]:
+    """The answers that an example is decided among.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if not example.choices:
+        expected, cure = "choices to decide between", "use how: generation, or data with choices"
+        raise ConfigError("evaluate", [fault("how", expected=expected, came="an example without", cure=cure)])
+    return example.choices
 
 
 def score_of(graded: Sequence[Graded]) -> Score:
@@ -130,20 +154,10 @@ def _ranked(
     deep: DeepPrompts,
     usage: Usage,
 ) -> list[str]:
-    groups = [_choices(example) for example in examples]
+    groups = [choices_of(example) for example in examples]
     ids = [
         [backbone.encode_answer(example, choice, usage) for choice in group]
         for example, group in zip(examples, groups, strict=True)
     ]
     scores = score_choices(backbone, questions, ids, features=features, deep=deep)
     return [group[int(row.argmax())] for group, row in zip(groups, scores, strict=True)]
-
-
-def _choices(example: Example) -> tuple[str, ...]:
-    if not example.choices:
-        cure = "use how: generation, or data with choices"
-        raise ConfigError(
-            "evaluate",
-            [fault("how", expected="choices to decide between", came="an example without", cure=cure)],
-        )
-    return example.choices

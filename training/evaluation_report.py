@@ -75,7 +75,7 @@ def _of_server(config: EvaluateConfig, source: ExampleSource) -> Iterator[tuple[
     key = os.environ.get(KEY_VARIABLE)
     for task in [None, config.task] if config.task else [None]:
         name = task or BASE
-        with ServedModel(config.server, task=task, api_key=key) as served:
+        with ServedModel(config.server, task=task, model=config.served_model, api_key=key) as served:
             graded = evaluate_served(served, source, how=config.how, max_new_tokens=config.max_new_tokens)
             yield name, list(tqdm(graded, total=len(source), desc=name))
 

@@ -43,16 +43,25 @@ def save_trained(
 
 
 def _canary(config: TrainConfig, backbone: Backbone, trained: Bundle, inputs: Inputs) -> Canary | None:
-    """None where the config wants none, or no example of those looked at has the picture it needs.
+    """None where the config wants none.
 
-    Canaries are made in LLaVA's layout alone.
+    None too, with a note that is printed, where the model is not in LLaVA's layout (canaries are made there
+    alone), and where no example of those looked at has the picture it needs.
     """
-    if not config.canary or not isinstance(backbone, LlavaBackbone):
+    if not config.canary:
+        return None
+    if not isinstance(backbone, LlavaBackbone):
+        _note_without("one is made through a model in LLaVA's layout alone")
         return None
     source = inputs.validation or inputs.data
     needs_picture = trained.manifest.text is None
     examples = canary_examples(source, config.canary, with_picture=needs_picture)
     if not examples:
+        _note_without("no example that was looked at has a picture")
         return None
     with in_float32(backbone, config.model):
         return make_canary(backbone, trained, examples, config.model)
+
+
+def _note_without(why: str) -> None:
+    print(f"the bundle gets no canary: {why}; a server will not ask its engine about it")

@@ -20,6 +20,7 @@ import httpx
 from prompts.errors import ConfigError, EngineError, UnsupportedError
 from prompts.faults import fault, shown
 from training.data import Example
+from training.evaluate import choices_of
 from training.served_client import ServerClient, TaskCard, messages_of
 
 __all__ = ["ServedModel"]
@@ -135,7 +136,7 @@ class ServedModel:
         given = choices or card.choices
 
         def answer(example: Example) -> str:
-            group = list(given or _choices(example))
+            group = list(given or choices_of(example))
             longest = 1 + max(len(choice.encode()) for choice in group)
             return self._greedy(example, longest, {"structured_outputs": {"choice": group}})
 
@@ -170,7 +171,7 @@ class ServedModel:
         asked = messages_of(example)
         question: _Prompt | None = None
         scores = []
-        for choice in _choices(example):
+        for choice in choices_of(example):
             prompt, log_probs = self._continued(asked, choice)
             key = (example.question, example.picture is not None, choice)
             if key not in self._tails:
@@ -233,12 +234,3 @@ def _mean(log_probs: list[Any], tail: list[int]) -> float:
     except (KeyError, TypeError, ValueError) as error:
         expected, cure = "prompt_logprobs of a choice's tokens", "ask a vLLM of version 0.32"
         raise EngineError(fault("answer", expected=expected, came="others", cure=cure)) from error
-
-
-def _choices(example: Example) -> tuple[str, ...]:
-    if not example.choices:
-        cure = "use how: generation, or data with choices"
-        raise ConfigError(
-            "evaluate", [fault("how", expected="choices to decide between", came="none", cure=cure)]
-        )
-    return example.choices

@@ -82,10 +82,11 @@ class ServerClient:
         names = [str(one.get("id")) for one in _listed(self._request("GET", "/v1/models"))]
         if model not in names:
             expected = f"one of: {', '.join(map(shown, names)) or 'none (no model is served)'}"
-            raise _refused(fault("model", expected=expected, came=shown(model), cure="name one of them"))
+            cure = "name one of them (`--served-model NAME`)" if names else "start the server with a model"
+            raise _refused(fault("served_model", expected=expected, came=shown(model), cure=cure))
         if task is None:
             return TaskCard()
-        response = self._send("GET", "/v1/tasks", None)
+        response = self._answer_of("GET", "/v1/tasks")
         if response.status_code == HTTPStatus.NOT_FOUND:
             cure = "start the server with `passepartout serve --tasks DIR`, or ask without a task"
             raise _refused(
@@ -120,12 +121,16 @@ class ServerClient:
     def _request(
         self, method: str, path: str, body: Mapping[str, Any] | None = None
     ) -> tuple[dict[str, Any], httpx.Headers]:
-        for left in reversed(range(_TRIES)):
+        return self._answered(self._answer_of(method, path, body), f"{method} {path}")
+
+    def _answer_of(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
+        """The server's answer, whatever it is; asked again while it has no room (503)."""
+        for _ in range(_TRIES - 1):
             response = self._send(method, path, body)
-            if response.status_code != HTTPStatus.SERVICE_UNAVAILABLE or not left:
-                break
+            if response.status_code != HTTPStatus.SERVICE_UNAVAILABLE:
+                return response
             time.sleep(_PAUSE_SECONDS)
-        return self._answered(response, f"{method} {path}")
+        return self._send(method, path, body)
 
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
         try:

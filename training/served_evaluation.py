@@ -5,7 +5,7 @@ from itertools import tee
 
 from training.config import How
 from training.data import Example, ExampleSource, iterate_source
-from training.evaluate import Graded, normalise_answer
+from training.evaluate import Graded, choices_of, grade
 from training.served import ServedModel
 
 __all__ = ["evaluate_served"]
@@ -26,9 +26,8 @@ def evaluate_served(
         UnsupportedError, InputError, EngineError: see `ServedModel.score_choices`.
     """
     asked, examples = tee(iterate_source(source))
-    for example, said in zip(examples, _answers(served, asked, how, max_new_tokens, choices), strict=True):
-        right = normalise_answer(said) == normalise_answer(example.answer)
-        yield Graded(example.question, example.answer, said, right)
+    said = _answers(served, asked, how, max_new_tokens, choices)
+    yield from (grade(example, one) for example, one in zip(examples, said, strict=True))
 
 
 def _answers(
@@ -44,6 +43,6 @@ def _answers(
         return served.generate(examples, max_new_tokens)
     ranked, examples = tee(examples)
     return (
-        max(zip(scores, example.choices or (), strict=True), key=lambda pair: pair[0])[1]
+        max(zip(scores, choices_of(example), strict=True), key=lambda pair: pair[0])[1]
         for scores, example in zip(served.score_choices(ranked), examples, strict=True)
     )

@@ -4,8 +4,10 @@ import base64
 import io
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
@@ -13,6 +15,7 @@ from PIL import Image
 
 Body = dict[str, Any]
 
+DIGEST_HEADER = "X-Task-Digest"
 ROW = 1
 """Id of a learned row and of a picture row; any other token's id is its character's code."""
 DIGEST = "d" * 64
@@ -33,6 +36,8 @@ class FakeVllm:
         tells: whether the prompt comes back where it is asked for.
         joins: whether a candidate's first character becomes one token with the one before.
         before: called with each chat; may wait, or answer in the fake's stead.
+        name: what its model is called.
+        full: paths that are turned away with 503, one request for each time a path stands there.
     """
 
     begin: str = "assistant\n"
@@ -42,6 +47,8 @@ class FakeVllm:
     joins: bool = False
     digest: str = DIGEST
     before: Callable[[Body], httpx.Response | None] = lambda body: None
+    name: str = "base"
+    full: list[str] = field(default_factory=list)
     chats: list[Body] = field(default_factory=list)
     headers: list[httpx.Headers] = field(default_factory=list)
     most_at_once: int = 0
@@ -54,8 +61,11 @@ class FakeVllm:
 
     def _handle(self, request: httpx.Request) -> httpx.Response:
         self.headers.append(request.headers)
+        if request.url.path in self.full:
+            self.full.remove(request.url.path)
+            return httpx.Response(503, json={"error": {"message": "no room", "code": "capacity"}})
         if request.url.path == "/v1/models":
-            return httpx.Response(200, json={"data": [{"id": "base"}]})
+            return httpx.Response(200, json={"data": [{"id": self.name}]})
         if request.url.path == "/v1/tasks" and self.tasks is not None:
             return httpx.Response(200, json={"data": self.tasks})
         if request.url.path != "/v1/chat/completions":
@@ -86,8 +96,41 @@ class FakeVllm:
             steps = [{str(token): {"logprob": log_prob(place, token)}} for place, token in enumerate(ids)]
             answer["prompt_logprobs"] = [None, *steps[1:]]
         return httpx.Response(
-            200, json=answer, headers={"X-Task-Digest": self.digest} if "task" in body else {}
+            200, json=answer, headers={DIGEST_HEADER: self.digest} if "task" in body else {}
         )
+
+
+@contextmanager
+def listening(fake: FakeVllm) -> Iterator[str]:
+    """Lets the fake listen on a port of this machine while open; its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            request = httpx.Request(self.command, f"http://fake{self.path}", content=sent)
+            answer = fake.transport.handle_request(request)
+            self.send_response(answer.status_code)
+            self.send_header("Content-Length", str(len(answer.content)))
+            if DIGEST_HEADER in answer.headers:
+                self.send_header(DIGEST_HEADER, answer.headers[DIGEST_HEADER])
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        do_POST = do_GET
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Nothing: a test's output is its own."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def task(name: str, **more: Any) -> Body:

@@ -18,10 +18,11 @@ from prompts.canary import Canary
 from prompts.errors import BaseModelMismatchError, ConfigError, PictureRequiredError
 from prompts.fingerprint import base_model_ref
 from tests.engine.oracle import Oracle
+from tests.engine.tiny_families import make_tiny_onevision
 from tests.engine.tiny_llava import IMAGE_SIZE, PATCHES, make_tiny_llava
 from tests.engine.tiny_tasks import make_task
 from tests.training.conftest import random_picture
-from tests.training.jobs import QUESTION, m2pt_job, tvp_job
+from tests.training.jobs import QUESTION, m2pt_job, make_llava_json, tvp_job
 from training.backbone import LlavaBackbone
 from training.canary import TOKENS_KEPT, canary_examples, in_float32, make_canary
 from training.canary_command import main as command
@@ -148,6 +149,27 @@ def test_the_validation_data_comes_first_and_none_is_written_where_none_is_wante
     without = train_m2pt(job.model_copy(update={"canary": 0}))  # resumed at its end: a free field
     assert without.canary is None
     assert without.digest == trained.digest
+
+
+def test_a_trainer_says_where_it_puts_none_in(
+    tiny_folder: Path, picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = "the bundle gets no canary: "
+    train_tvp(tvp_job(make_tiny_onevision(tmp_path / "model"), picture_folder, tmp_path / "other", steps=1))
+    assert note + "one is made through a model in LLaVA's layout alone" in capsys.readouterr().out
+    train_tvp(tvp_job(tiny_folder, picture_folder, tmp_path / "llava", steps=1))
+    unwanted = tvp_job(tmp_path / "model", picture_folder, tmp_path / "unwanted", steps=1, canary=0)
+    train_tvp(unwanted)
+    assert note not in capsys.readouterr().out
+
+    talk = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "me"}]
+    spoken = make_llava_json(tmp_path, [{"conversations": talk}])
+    validation = {"kind": "llava_json", "file": str(spoken), "images": str(tmp_path)}
+    seeing = {"text_length": 0, "vision_length": 2}
+    train_m2pt(
+        m2pt_job(tiny_folder, picture_folder, tmp_path / "m2pt", seeing, steps=1, validation=validation)
+    )
+    assert note + "no example that was looked at has a picture" in capsys.readouterr().out
 
 
 def test_the_command_gives_a_bundle_a_canary_from_its_own_data(

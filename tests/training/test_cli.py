@@ -12,6 +12,7 @@ import yaml
 from passepartout import main
 from prompts.bundle import Bundle, load_bundle
 from prompts.frame import frame_mask
+from tests.training.fake_vllm import FakeVllm, listening
 from tests.training.jobs import FRAME, QUESTION
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,6 +150,28 @@ def test_an_unknown_model(arguments: list[str], capsys: pytest.CaptureFixture[st
     said = capsys.readouterr().err
     assert "name" in said
     assert "pico-blip2" in said
+
+
+def test_a_vllm_that_calls_its_model_otherwise(
+    jobs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Refused under the default name, with a cure that works."""
+    fake = FakeVllm(name="org/Qwen-VL", tasks=None)
+    line = [
+        "evaluate",
+        "--config",
+        str(jobs / "evaluate.yaml"),
+        f"--set=out={tmp_path}",
+        "--set=how=structured",
+    ]
+    with listening(fake) as url:
+        assert main([*line, "--server", url]) == 2
+        said = capsys.readouterr().err
+        assert "came 'base'; name one of them (`--served-model NAME`)" in said
+        assert main([*line, "--server", url, "--served-model", "org/Qwen-VL"]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {name: found["n"] for name, found in results.items()} == {"base model": 9}
+    assert {body["model"] for body in fake.chats} == {"org/Qwen-VL"}
 
 
 def test_a_server_that_is_not_there(jobs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -162,6 +162,7 @@ def test_an_evaluations_paths_are_looked_at_too(tmp_path: Path) -> None:
         ({}, "expected model or server, came neither"),
         ({"model": "m", "server": "http://x"}, "expected model or server, came both"),
         ({"model": "m", "task": "t"}, "expected a server for task, came a model"),
+        ({"model": "m", "served_model": "n"}, "expected a server for served_model, came a model"),
         ({"server": "http://x", "bundle": "b"}, "expected a model for bundle, came a server"),
     ],
 )

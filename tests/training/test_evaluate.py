@@ -20,7 +20,7 @@ from training.backbone import NO_PROMPTS, DeepPrompts, LlavaBackbone
 from training.chat import Encoded
 from training.config import EvaluateConfig
 from training.data import Example
-from training.evaluate import How, evaluate, normalise_answer, score_of
+from training.evaluate import Graded, How, choices_of, evaluate, grade, normalise_answer, score_of
 from training.evaluation_report import BASE, report
 
 CHOICES = ("seven", "a heron by the water", "three")
@@ -135,6 +135,13 @@ def test_answers_are_compared_after_normalising(said: str, wanted: str, same: bo
     assert (normalise_answer(said) == normalise_answer(wanted)) == same
 
 
+def test_an_answer_is_graded_beside_the_one_wanted() -> None:
+    example = Example(None, "How many?", "two", ("one", "two"))
+    assert grade(example, " 2.") == Graded("How many?", "two", " 2.", right=True)
+    assert grade(example, "one") == Graded("How many?", "two", "one", right=False)
+    assert choices_of(example) == ("one", "two")
+
+
 @torch.no_grad()
 def naive_structured(tiny: LlavaBackbone, example: Example, bundle: Bundle, choices: tuple[str, ...]) -> str:
     """Greedy text under xgrammar's own mask, every token recomputed from the start."""
@@ -170,7 +177,7 @@ def test_structured_is_greedy_under_the_servers_mask(tiny: LlavaBackbone, bundle
 @pytest.mark.parametrize("how", ["ranking", "structured"])
 def test_candidates_are_needed(tiny: LlavaBackbone, how: How) -> None:
     source = [Example(random_picture(0), "what?", "seven")]
-    with pytest.raises(ConfigError, match="how: expected choices to decide between"):
+    with pytest.raises(ConfigError, match="how: expected choices to decide between, came an example without"):
         list(evaluate(tiny, source, how=how))
 
 

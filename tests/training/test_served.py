@@ -218,7 +218,12 @@ def refused(status: int, **answer: Any) -> FakeVllm:
     [
         (FakeVllm(tasks=[task("a"), task("b")]), {"task": "c"}, TaskNotFoundError, "one of: a, b, came 'c'"),
         (FakeVllm(tasks=None), {"task": "c"}, ConfigError, "task: expected a server of tasks, came none at"),
-        (FakeVllm(), {"model": "llava"}, ConfigError, "model: expected one of: 'base', came 'llava'"),
+        (
+            FakeVllm(name="qwen"),
+            {},
+            ConfigError,
+            "served_model: expected one of: 'qwen', came 'base'; name one of them (`--served-model NAME`)",
+        ),
         (refused(401), {}, ConfigError, "api key: expected one the server takes, came status 401"),
         (refused(404, json={"error": {"message": "gone"}}), {}, InputError, "status 404: gone; correct"),
         (refused(500, text="<html>"), {}, EngineError, "came status 500: <html>; look into the server's log"),
@@ -276,6 +281,25 @@ def test_a_server_without_room_is_asked_again(monkeypatch: pytest.MonkeyPatch) -
     assert len(fake.chats) == served_client._TRIES
 
 
+def test_what_a_server_says_of_itself_is_asked_again_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    fake = FakeVllm(tasks=[task("plain")], full=["/v1/models", "/v1/tasks", "/v1/tasks"])
+    assert served(fake, task="plain").connect().digest == DIGEST
+    assert len(pauses) == 3
+
+    fake = FakeVllm(tasks=[task("plain")], full=["/v1/tasks"] * served_client._TRIES)
+    with pytest.raises(EngineError, match=r"GET /v1/tasks: expected an answer, came status 503: no room"):
+        served(fake, task="plain").connect()
+    assert fake.full == []
+
+
+def test_a_model_of_another_name_is_asked_by_it() -> None:
+    fake = FakeVllm(name="qwen", tasks=None)
+    assert list(served(fake, model="qwen").generate([example("abc")], 5)) == ["cba"]
+    assert fake.chats[0]["model"] == "qwen"
+
+
 def test_another_bundle_under_the_same_name_ends_the_measure() -> None:
     fake = FakeVllm(tasks=[task("plain")])
     model = served(fake, task="plain")
@@ -287,7 +311,7 @@ def test_another_bundle_under_the_same_name_ends_the_measure() -> None:
 
 @pytest.mark.parametrize("ask", ["score_choices", "structured"])
 def test_an_example_without_choices_is_refused(ask: str) -> None:
-    with pytest.raises(ConfigError, match="how: expected choices to decide between"):
+    with pytest.raises(ConfigError, match="how: expected choices to decide between, came an example without"):
         list(getattr(served(FakeVllm()), ask)([example("what?")]))
 
 

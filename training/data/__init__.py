@@ -6,8 +6,10 @@ Public sets are read as users have them on disk (docs/datasets.md); nothing is e
 """
 
 from training.data.config import (
+    AnyData,
     Cifar10Data,
     Cifar100Data,
+    CifarData,
     ClevrData,
     DataConfig,
     HatefulMemesData,
@@ -23,8 +25,10 @@ from training.data.example import Example, ExampleSource, iterate_source
 from training.data.make import make_source
 
 __all__ = [
+    "AnyData",
     "Cifar10Data",
     "Cifar100Data",
+    "CifarData",
     "ClevrData",
     "DataConfig",
     "Example",

@@ -1,16 +1,19 @@
 """Reads CIFAR's pickled batches without running anything that a pickle asks for.
 
-A pickle is a program. It can name any function of any module and have it called; that is how a file takes
-over the machine that opens it. Here the only names let through are the three that a uint8 array needs, and
-even these are not called: each call is written down as a `_Call`, and the array is made from what was written
-down after its shape, type and length were checked. Everything else in a batch is a plain value.
+A pickle is a program. It can name any function of any module and have it called, and where nothing is
+called it can still end the interpreter (a tuple nested two million deep, hashed as a key) or keep it busy for
+ever (a key of 2**60 parts, made by sixty doublings). So the opcodes are read here, and only those that a
+batch has do anything. The names let through are the three that a uint8 array needs, and even these are not
+called: each call is written down as a `_Call`, and the array is made from what was written down after its
+shape, type and length were checked. Keys are short texts; values are numbers, texts, lists of them, and
+arrays.
 """
 
-import io
 import math
-import pickle
 import pickletools
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,25 +23,25 @@ __all__ = ["UnsafePickleError", "read_batch"]
 
 _ARRAY, _DTYPE = "_reconstruct", "dtype"
 _KNOWN = {
-    ("numpy.core.multiarray", _ARRAY),  # numpy 1, which wrote the published files
-    ("numpy._core.multiarray", _ARRAY),
-    ("numpy", "ndarray"),
-    ("numpy", _DTYPE),
+    f"numpy.core.multiarray {_ARRAY}",  # numpy 1, which wrote the published files
+    f"numpy._core.multiarray {_ARRAY}",
+    "numpy ndarray",
+    f"numpy {_DTYPE}",
 }
-_BROKEN = (
-    pickle.UnpicklingError,
-    EOFError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-)
-"""What the unpickler raises on bytes that are no pickle, or a cut one."""
+"""`module name`, as `pickletools` writes it."""
 
-
+_MOST_OPCODES = 1_000_000
+"""CIFAR-100's 50,000 pictures take 200,000, and 350,000 in the oldest protocol."""
+_MOST_KEYS = 100
+_LONGEST_KEY = 100
+"""Characters: equal keys are compared letter by letter as often as they come."""
+_MOST_SIDES = 8
+_SHOWN_CHARACTERS = 200
 _SIZED = ("FRAME", "LONG_BINPUT", "PUT")
-"""What makes the unpickler reserve as much memory as its argument says."""
+"""What says how much is to come, or where it is kept: never beyond the file's length."""
+_SCALARS = (bool, bytes, float, int, str, type(None))
+_BROKEN = (LookupError, ValueError, TypeError, AttributeError, OverflowError)
+"""What bytes that are no pickle, or a cut one, raise."""
 
 
 class UnsafePickleError(ValueError):
@@ -53,20 +56,110 @@ class _Call:
     def __init__(self, name: str, given: tuple[Any, ...] = ()) -> None:
         self.name, self.given, self.state = name, given, None
 
-    def __call__(self, *given: Any) -> "_Call":
-        return _Call(self.name, given)
 
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
+class _Reader:
+    """What the opcodes read so far have made; `stack` since the last mark, `below` what came before each."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.below: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+
+    def push(self, value: Any) -> None:
+        """A number, a text or nothing."""
+        self.stack.append(value)
+
+    def mark(self, _: object) -> None:
+        """What follows belongs together."""
+        self.below.append(self.stack)
+        self.stack = []
+
+    def since_mark(self) -> list[Any]:
+        """Takes what stands since the last mark, and the mark."""
+        found, self.stack = self.stack, self.below.pop()
+        return found
+
+    def take(self, count: int) -> list[Any]:
+        """Takes the last `count` values, oldest first."""
+        return [self.stack.pop() for _ in range(count)][::-1]
+
+    def keep(self, place: int | None) -> None:
+        """Notes the last value under a number; None: the next one."""
+        self.memo[len(self.memo) if place is None else place] = self.stack[-1]
+
+    def append(self, values: list[Any]) -> None:
+        """Adds to the list that stands last."""
+        if not isinstance(self.stack[-1], list):
+            raise TypeError("items for what is no list")
+        self.stack[-1].extend(values)
+
+    def update(self, values: list[Any], *, new: bool = False) -> None:
+        """Adds keys and values, in turn, to the dict that stands last, or to a new one."""
+        if new:
+            self.push({})
+        if not isinstance(self.stack[-1], dict):
+            raise TypeError("keys for what is no dict")
+        for key, value in zip(values[::2], values[1::2], strict=True):
+            if not isinstance(key, bytes | str) or len(key) > _LONGEST_KEY:
+                raise ValueError(f"a key that is no name, of {type(key).__name__}")
+            self.stack[-1][key] = value
+
+    def find(self, name: str) -> None:
+        """Looks a name up: a `_Call` for a known one."""
+        if name not in _KNOWN:
+            raise UnsafePickleError(f"a pickle that asks for {name.replace(' ', '.')[:_SHOWN_CHARACTERS]}")
+        self.push(_Call(name.rpartition(" ")[2]))
+
+    def call(self) -> None:
+        """Writes a call down."""
+        what, given = self.take(2)
+        if not isinstance(what, _Call) or not isinstance(given, tuple):
+            raise TypeError("a call without a name")
+        self.push(_Call(what.name, given))
+
+    def build(self) -> None:
+        """Writes a call's state down."""
+        (state,) = self.take(1)
+        self.stack[-1].state = state
 
 
-class _Reader(pickle.Unpickler):
-    """An unpickler that finds nothing outside `_KNOWN`, and there only `_Call`s."""
+_Step = Callable[[_Reader, Any], None]
 
-    def find_class(self, module: str, name: str) -> _Call:
-        if (module, name) not in _KNOWN:
-            raise UnsafePickleError(f"a pickle that asks for {module}.{name}")
-        return _Call(name)
+_NUMBERS = ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "FLOAT", "BINFLOAT")
+_BYTES = ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8")
+_TEXTS = ("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
+_TEXTS_OF_PYTHON_2 = ("STRING", "BINSTRING", "SHORT_BINSTRING")
+_STEPS: Mapping[str, _Step] = MappingProxyType(
+    {
+        **dict.fromkeys((*_NUMBERS, *_BYTES, *_TEXTS), _Reader.push),
+        **dict.fromkeys(_TEXTS_OF_PYTHON_2, lambda reader, text: reader.push(text.encode("latin-1"))),
+        **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda reader, _: None),
+        **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), _Reader.keep),
+        **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda reader, at: reader.push(reader.memo[at])),
+        **dict.fromkeys(("GLOBAL", "INST"), _Reader.find),  # INST: to say what an armed one asks for
+        "STACK_GLOBAL": lambda reader, _: reader.find(" ".join(reader.take(2))),
+        "NONE": _Reader.push,
+        "NEWTRUE": lambda reader, _: reader.push(True),
+        "NEWFALSE": lambda reader, _: reader.push(False),
+        "MARK": _Reader.mark,
+        "EMPTY_LIST": lambda reader, _: reader.push([]),
+        "LIST": lambda reader, _: reader.push(reader.since_mark()),
+        "APPEND": lambda reader, _: reader.append(reader.take(1)),
+        "APPENDS": lambda reader, _: reader.append(reader.since_mark()),
+        "EMPTY_TUPLE": lambda reader, _: reader.push(()),
+        "TUPLE": lambda reader, _: reader.push(tuple(reader.since_mark())),
+        "TUPLE1": lambda reader, _: reader.push(tuple(reader.take(1))),
+        "TUPLE2": lambda reader, _: reader.push(tuple(reader.take(2))),
+        "TUPLE3": lambda reader, _: reader.push(tuple(reader.take(3))),
+        "EMPTY_DICT": lambda reader, _: reader.push({}),
+        "DICT": lambda reader, _: reader.update(reader.since_mark(), new=True),
+        "SETITEM": lambda reader, _: reader.update(reader.take(2)),
+        "SETITEMS": lambda reader, _: reader.update(reader.since_mark()),
+        "REDUCE": lambda reader, _: reader.call(),
+        "BUILD": lambda reader, _: reader.build(),
+    }
+)
+"""Opcode -> what it does, given its argument (None where it has none). No batch has any other."""
 
 
 def read_batch(file: Path) -> dict[str, Any]:
@@ -74,31 +167,37 @@ def read_batch(file: Path) -> dict[str, Any]:
 
     Raises:
         UnsafePickleError: it names anything but numpy's array; nothing of it was run.
-        ValueError: no pickle, a cut one, or one without a dict of numbers and text.
+        ValueError: no pickle, a cut one, one with opcodes that no batch has, or one without a dict of numbers
+            and text.
         OSError: the file cannot be read.
     """
     raw = file.read_bytes()
     try:
-        _require_sizes(raw)
-        found = _Reader(io.BytesIO(raw), encoding="bytes").load()
+        found = _read(raw)
     except UnsafePickleError:
         raise
     except _BROKEN as error:
-        raise ValueError(f"no whole pickle ({error})") from error
-    if not isinstance(found, dict) or not all(isinstance(key, bytes | str) for key in found):
+        raise ValueError(f"no whole pickle ({str(error)[:_SHOWN_CHARACTERS]})") from error
+    if not isinstance(found, dict):
         raise ValueError(f"a pickle of {type(found).__name__}, not of a dict with names")
+    if len(found) > _MOST_KEYS:
+        raise ValueError(f"a pickle of {len(found)} keys, more than {_MOST_KEYS}")
     return {_text(key): _value(value) for key, value in found.items()}
 
 
-def _require_sizes(raw: bytes) -> None:
-    """Reads the pickle as a list of opcodes: lengths beyond the end must not become memory.
-
-    Raises:
-        ValueError: an unknown opcode, a length or a number of the memo larger than the file.
-    """
-    for opcode, argument, _ in pickletools.genops(raw):
-        if opcode.name in _SIZED and isinstance(argument, int) and argument > len(raw):
+def _read(raw: bytes) -> Any:
+    """What a pickle's opcodes make; raises UnsafePickleError, or one of `_BROKEN`."""
+    reader = _Reader()
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(raw)):
+        if number == _MOST_OPCODES:
+            raise ValueError(f"more than {_MOST_OPCODES} opcodes")
+        if opcode.name in _SIZED and (argument or 0) > len(raw):
             raise ValueError(f"{opcode.name} of {argument} in {len(raw)} bytes")
+        if opcode.name not in _STEPS:
+            raise ValueError(f"{opcode.name}, which no batch has")
+        _STEPS[opcode.name](reader, argument)
+    (found,) = reader.take(1)
+    return found
 
 
 def _text(key: bytes | str) -> str:
@@ -106,7 +205,13 @@ def _text(key: bytes | str) -> str:
 
 
 def _value(value: Any) -> Any:
-    return _array(value) if isinstance(value, _Call) else value
+    """A scalar, a list of scalars, or an array; raises ValueError otherwise, without a look any deeper."""
+    if isinstance(value, _Call):
+        return _array(value)
+    foreign = [one for one in (value if isinstance(value, list) else [value]) if type(one) not in _SCALARS]
+    if foreign:
+        raise ValueError(f"a {type(foreign[0]).__name__} among the numbers and texts")
+    return value
 
 
 def _array(call: _Call) -> NDArray[np.uint8]:
@@ -131,4 +236,5 @@ def _is_uint8(kind: Any) -> bool:
 
 
 def _is_shape(shape: Any) -> bool:
-    return isinstance(shape, tuple) and all(type(side) is int and side >= 0 for side in shape)
+    is_short = isinstance(shape, tuple) and len(shape) <= _MOST_SIDES
+    return is_short and all(type(side) is int and 0 <= side < 2**31 for side in shape)

@@ -124,10 +124,14 @@ def _names(file: Path, layout: _Layout, faults: list[str], *, is_binary: bool) -
             given: object = [line for line in file.read_bytes().split(b"\n") if line.strip()]
         else:
             given = read_batch(file).get(layout.names_key)
-        names = [one.decode().strip().replace("_", " ") for one in _list_of(given, bytes)]
-        if len(set(names)) == len(names) == layout.classes:
-            return names
-        came = f"{len(set(names))} in {file}"
+        listed = _list_of(given, bytes)
+        distinct = len(set(listed))
+        if distinct == len(listed) == layout.classes:
+            names = [one.decode().strip().replace("_", " ") for one in listed]
+            distinct = len(set(names))
+            if distinct == layout.classes:
+                return names
+        came = f"{distinct} in {file}"
     except (OSError, ValueError) as error:
         came = f"{file}: {error}"
     faults.append(_fault(f"the names of {layout.classes} classes", came))
@@ -143,7 +147,7 @@ def _batch(file: Path, layout: _Layout, faults: list[str], *, is_binary: bool) -
         return _Batch(np.empty((0, _VALUES), np.uint8), ())
     foreign = [label for label in batch.labels if not 0 <= label < layout.classes]
     if foreign:
-        came = f"{file}: {len(foreign)} others, the first of them {foreign[0]}"
+        came = f"{file}: {len(foreign)} others, the first of them {shown(foreign[0])}"
         faults.append(_fault(f"labels from 0 to {layout.classes - 1}", came))
     return batch
 
@@ -167,8 +171,12 @@ def _pickled_batch(file: Path, layout: _Layout) -> _Batch:
 
 
 def _list_of(given: object, kind: type[Kind]) -> list[Kind]:
-    if not isinstance(given, list) or not all(type(one) is kind for one in given):
-        raise ValueError(f"no list of {kind.__name__}, but {shown(given)}")
+    """A list of that type; a fault names the first that is of another, and never shows the whole list."""
+    if not isinstance(given, list):
+        raise ValueError(f"no list of {kind.__name__}, but {type(given).__name__}")
+    foreign = [one for one in given if type(one) is not kind]
+    if foreign:
+        raise ValueError(f"no list of {kind.__name__}, but one with {shown(foreign[0])}")
     return given
 
 

@@ -11,14 +11,14 @@ from prompts.errors import ConfigError
 from prompts.faults import fault, validation_faults
 from training.data.config import ClevrData
 from training.data.files import FAULTS_GATHERED, file_source, read_file, refuse
-from training.data.items import Item, ItemSource
+from training.data.items import YES_NO, Item, ItemSource
 
 __all__ = ["ANSWERS", "COUNTS", "open_clevr"]
 
 COUNTS = tuple(str(number) for number in range(11))
 ANSWERS = (
     COUNTS,
-    ("yes", "no"),
+    YES_NO,
     ("blue", "brown", "cyan", "gray", "green", "purple", "red", "yellow"),
     ("cube", "cylinder", "sphere"),
     ("metal", "rubber"),
@@ -45,7 +45,8 @@ def open_clevr(entry: ClevrData) -> ItemSource[Path]:
     """The questions of one split, interleaved by answer; only those answered by a number if so told.
 
     Raises:
-        ConfigError: the file of questions is missing or broken, no question is left, or a picture is missing.
+        ConfigError: the file of questions is missing or broken, no question is left, or a picture is missing
+            or outside the folder.
     """
     file = entry.root / "questions" / f"CLEVR_{entry.split}_questions.json"
     found = _read_questions(file)
@@ -56,12 +57,11 @@ def open_clevr(entry: ClevrData) -> ItemSource[Path]:
         expected = "questions with CLEVR's answers"
         came = f"{', '.join(foreign[:5]) or 'no question'} in {file}"
         refuse([fault("root", expected=expected, came=came, cure="unpack the set again")])
-    folder = entry.root / "images" / entry.split
     items = [
-        Item(folder / one.image_filename, entry.ask(one.question), one.answer, _CHOICES[one.answer])
-        for one in found
+        Item(one.image_filename, entry.ask(one.question), one.answer, _CHOICES[one.answer]) for one in found
     ]
-    return file_source(items, entry.limit, expected=_LAYOUT)
+    folder = entry.root / "images" / entry.split
+    return file_source(items, entry.limit, folder=folder, expected=_LAYOUT)
 
 
 def _read_questions(file: Path) -> Sequence[_Question]:

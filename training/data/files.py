@@ -1,5 +1,6 @@
 """What the readers of layouts share: pictures and lines of files, and how their faults read."""
 
+import os
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -9,7 +10,7 @@ from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from prompts.errors import ConfigError, PictureError
-from prompts.faults import fault, validation_faults
+from prompts.faults import fault, shown, validation_faults
 from prompts.picture import decode_picture
 from training.data.items import Item, ItemSource, spread
 
@@ -17,8 +18,10 @@ __all__ = [
     "FAULTS_GATHERED",
     "PICTURE_SUFFIXES",
     "file_source",
+    "inside",
     "missing_faults",
     "pictures_in",
+    "place_items",
     "read_file",
     "read_lines",
     "read_picture",
@@ -66,10 +69,43 @@ def missing_faults(field: str, paths: Iterable[Path], *, expected: str) -> list[
     ]
 
 
+def inside(folder: Path, name: str) -> Path | None:
+    """The file that a data file calls `name`, below `folder`; None where the name leads out of it.
+
+    An absolute name leads out, and so does one with too many `..`. Names alone are looked at: a link in the
+    folder was put there by whoever made the folder, and is followed wherever it leads.
+    """
+    plain = os.path.normpath(name)  # so that no `..` is left to climb out of where a link leads
+    leaves = os.path.isabs(plain) or plain.partition(os.sep)[0] == os.pardir
+    return None if leaves else folder / plain
+
+
+def place_items(
+    items: Iterable[Item[str]], folder: Path, *, field: str, expected: str
+) -> tuple[list[Item[Path]], list[str]]:
+    """The items with the pictures that they name below `folder`, and what is wrong with the names.
+
+    A fault for each name that leads out of the folder, and for each that leads to no file; up to 20 of each.
+    `field`: the config's, that names the folder; `expected`: the layout the pictures belong to.
+    """
+    placed: list[Item[Path]] = []
+    outside: dict[str, str] = {}
+    for item in items:
+        path = None if item.place is None else inside(folder, item.place)
+        if item.place is not None and path is None:
+            came, cure = f"{shown(item.place)}, which leads out of it", "name it from that folder on"
+            outside[item.place] = fault(field, expected=f"pictures in {folder}", came=came, cure=cure)
+        placed.append(Item(path, item.question, item.answer, item.choices))
+    pictures = (item.place for item in placed if item.place is not None)
+    faults = list(outside.values())[:FAULTS_GATHERED]
+    return placed, faults + missing_faults(field, pictures, expected=expected)
+
+
 def file_source(
-    items: Sequence[Item[Path]],
+    items: Sequence[Item[str]],
     limit: int | None,
     *,
+    folder: Path,
     field: str = "root",
     expected: str,
     faults: Sequence[str] = (),
@@ -77,16 +113,16 @@ def file_source(
     """A source of `limit` items, spread over their answers, after a look whether their pictures are there.
 
     Args:
+        folder: that the items' names of pictures start from, and never leave.
         field: the config's, below which the pictures are.
         expected: the layout the pictures belong to.
         faults: what is wrong already.
 
     Raises:
-        ConfigError: `faults`, and a fault for each picture that is missing.
+        ConfigError: `faults`, and a fault for each picture that is missing or outside the folder.
     """
-    chosen = spread(items, limit)
-    pictures = (item.place for item in chosen if item.place is not None)
-    refuse([*faults, *missing_faults(field, pictures, expected=expected)])
+    chosen, wrong = place_items(spread(items, limit), folder, field=field, expected=expected)
+    refuse([*faults, *wrong])
     return ItemSource(chosen, read_picture)
 
 

@@ -7,11 +7,10 @@ from pydantic import BaseModel
 
 from training.data.config import HatefulMemesData
 from training.data.files import file_source, read_lines
-from training.data.items import Item, ItemSource
+from training.data.items import YES_NO, Item, ItemSource
 
 __all__ = ["open_hateful_memes"]
 
-_YES_NO = ("yes", "no")
 _LAYOUT = "{train,dev_seen,…}.jsonl, an {id, img, label, text} per line, and img/"
 
 
@@ -22,15 +21,16 @@ class _Meme(BaseModel):
 
     @property
     def answer(self) -> str:
-        return _YES_NO[1 - self.label]
+        return YES_NO[1 - self.label]
 
 
 def open_hateful_memes(entry: HatefulMemesData) -> ItemSource[Path]:
     """The memes of one split, hateful (yes) and not (no) in turn.
 
     Raises:
-        ConfigError: the file is missing, a line of it is broken or has no label, or a picture is missing.
+        ConfigError: the file is missing, a line of it is broken or has no label, or a picture is missing
+            or outside the folder.
     """
     memes, faults = read_lines(entry.root / f"{entry.split}.jsonl", _Meme, expected=_LAYOUT)
-    items = [Item(entry.root / meme.img, entry.ask(meme.text), meme.answer, _YES_NO) for meme in memes]
-    return file_source(items, entry.limit, expected=_LAYOUT, faults=faults)
+    items = [Item(meme.img, entry.ask(meme.text), meme.answer, YES_NO) for meme in memes]
+    return file_source(items, entry.limit, folder=entry.root, expected=_LAYOUT, faults=faults)

@@ -11,9 +11,12 @@ from PIL import Image
 
 from training.data.example import Example
 
-__all__ = ["Item", "ItemSource", "array_source", "spread"]
+__all__ = ["YES_NO", "Item", "ItemSource", "array_source", "spread"]
 
 Place = TypeVar("Place")
+
+YES_NO = ("yes", "no")
+"""The choices of a question that is answered so."""
 
 
 @dataclass(frozen=True)

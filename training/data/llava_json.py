@@ -7,7 +7,7 @@ from typing import Any
 from prompts.errors import ConfigError
 from prompts.faults import fault, shown
 from training.data.config import LlavaJsonData
-from training.data.files import FAULTS_GATHERED, missing_faults, read_picture
+from training.data.files import FAULTS_GATHERED, place_items, read_picture
 from training.data.items import Item, ItemSource
 
 __all__ = ["open_llava_json"]
@@ -19,9 +19,10 @@ def open_llava_json(entry: LlavaJsonData) -> ItemSource[Path]:
     """Question and answer pairs of a conversation file, in its order; answers only are learned.
 
     Raises:
-        ConfigError: the file is missing or empty, a record is broken, or a picture is missing.
+        ConfigError: the file is missing or empty, a record is broken, or a picture is missing or
+            outside the folder.
     """
-    items: list[Item[Path]] = []
+    items: list[Item[str]] = []
     faults: list[str] = []
     for number, record in enumerate(_read_records(entry.file)):
         try:
@@ -29,19 +30,16 @@ def open_llava_json(entry: LlavaJsonData) -> ItemSource[Path]:
         except ValueError as error:
             faults.append(f"record {number}: {error}")
             continue
-        items += [
-            Item(None if image is None else entry.images / image, question, answer)
-            for image, question, answer in pairs
-        ]
-    items = items[: entry.limit]
-    pictures = [item.place for item in items if item.place]
-    faults += missing_faults("images", pictures, expected="the picture of each record")
-    if not items and not faults:
+        items += [Item(image, question, answer) for image, question, answer in pairs]
+    expected = "the picture of each record"
+    placed, wrong = place_items(items[: entry.limit], entry.images, field="images", expected=expected)
+    faults += wrong
+    if not placed and not faults:
         cure = "name another file"
         faults.append(fault("file", expected="a question and an answer", came="an empty list", cure=cure))
     if faults:
         raise ConfigError(entry.file, faults[:FAULTS_GATHERED])
-    return ItemSource(items, read_picture)
+    return ItemSource(placed, read_picture)
 
 
 def _read_records(file: Path) -> list[Any]:

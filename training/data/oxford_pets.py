@@ -32,7 +32,8 @@ def open_oxford_pets(entry: OxfordPetsData) -> ItemSource[Path]:
     """The pictures of one list, interleaved by class; the choices are the classes of the whole list.
 
     Raises:
-        ConfigError: the list is missing, a line of it is broken, or a picture is missing.
+        ConfigError: the list is missing, a line of it is broken, or a picture is missing or
+            outside the folder.
     """
     pets = _read_list(entry.root / "annotations" / f"{entry.split}.txt")
     if entry.labels == "species":
@@ -40,12 +41,11 @@ def open_oxford_pets(entry: OxfordPetsData) -> ItemSource[Path]:
     else:
         answers = [pet.breed for pet in pets]
         choices = tuple(sorted(set(answers), key=str.casefold))
-    folder = entry.root / "images"
     items = [
-        Item(folder / f"{pet.stem}.jpg", entry.question, answer, choices)
+        Item(f"{pet.stem}.jpg", entry.question, answer, choices)
         for pet, answer in zip(pets, answers, strict=True)
     ]
-    return file_source(items, entry.limit, expected=_LAYOUT)
+    return file_source(items, entry.limit, folder=entry.root / "images", expected=_LAYOUT)
 
 
 def _read_list(file: Path) -> Sequence[_Pet]:

@@ -7,11 +7,10 @@ from pydantic import BaseModel
 
 from training.data.config import PopeData
 from training.data.files import file_source, read_lines
-from training.data.items import Item, ItemSource
+from training.data.items import YES_NO, Item, ItemSource
 
 __all__ = ["open_pope"]
 
-_YES_NO = ("yes", "no")
 _LAYOUT = "coco_pope_{random,popular,adversarial}.json, a {question_id, image, text, label} per line"
 
 
@@ -25,10 +24,13 @@ def open_pope(entry: PopeData) -> ItemSource[Path]:
     """The questions of one sampling, yes and no in turn.
 
     Raises:
-        ConfigError: the file is missing, a line of it is broken, or a picture is missing.
+        ConfigError: the file is missing, a line of it is broken, or a picture is missing or
+            outside the folder.
     """
     file = entry.root / f"coco_pope_{entry.split}.json"
     lines, faults = read_lines(file, _Line, expected=_LAYOUT)
-    items = [Item(entry.images / line.image, entry.ask(line.text), line.label, _YES_NO) for line in lines]
+    items = [Item(line.image, entry.ask(line.text), line.label, YES_NO) for line in lines]
     expected = "the picture of each line"
-    return file_source(items, entry.limit, field="images", expected=expected, faults=faults)
+    return file_source(
+        items, entry.limit, folder=entry.images, field="images", expected=expected, faults=faults
+    )

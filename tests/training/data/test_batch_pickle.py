@@ -128,6 +128,23 @@ def test_no_memory_is_reserved_for_what_is_not_there(tmp_path: Path, raw: bytes)
         read_batch(written(tmp_path, raw))
 
 
+def test_the_largest_set_is_read(tmp_path: Path) -> None:
+    """As many labels and names as CIFAR-100's training half has, the pictures a value each."""
+    many = 50_000
+    labels = [number % 100 for number in range(many)]
+    whole: dict[str, Any] = {
+        "data": np.zeros((many, 1), np.uint8),
+        "filenames": [f"{number}.png".encode() for number in range(many)],
+        "fine_labels": labels,
+        "coarse_labels": labels[::-1],
+    }
+    newer = (pickle.dumps(whole, protocol=protocol) for protocol in (3, 4))
+    for raw in (pickle_as_python2({key.encode(): value for key, value in whole.items()}), *newer):
+        found = read_batch(written(tmp_path, raw))
+        assert found["data"].shape == (many, 1)
+        assert all(found[key] == whole[key] for key in whole if key != "data")
+
+
 def array_pickle(shape: bytes, kind: bytes, values: bytes) -> bytes:
     """A dict with an array, its parts as protocol 0 writes them."""
     dtype = b"cnumpy\ndtype\n(S'" + kind + b"'\nI0\nI1\ntR"
@@ -135,6 +152,77 @@ def array_pickle(shape: bytes, kind: bytes, values: bytes) -> bytes:
     return (
         b"(dS'data'\ncnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR" + state + b"bs."
     )
+
+
+def nested_key(depth: int) -> bytes:
+    """A dict whose key is a tuple in a tuple in a …"""
+    return b"\x80\x02})" + b"\x85" * depth + b"K\x01s."
+
+
+def doubled_key(doublings: int) -> bytes:
+    """A dict whose key is a pair of a pair with itself of …: 2**doublings parts to hash."""
+    return b"\x80\x02})" + b"q\x00h\x00\x86" * doublings + b"K\x01s."
+
+
+def doubled_value(doublings: int) -> bytes:
+    """A dict whose value is a pair of a pair with itself of …: 2**doublings parts to show."""
+    return b"\x80\x02}U\x06labels)" + b"q\x00h\x00\x86" * doublings + b"s."
+
+
+def long_key(times: int) -> bytes:
+    """A dict that asks `times` times whether two equal texts of 100,000 letters are the same key."""
+    text = b"X" + (100_000).to_bytes(4, "little") + b"a" * 100_000
+    return b"\x80\x02}(" + text + b"N" + text + b"q\x00N" + b"h\x00N" * times + b"u."
+
+
+HEAVY = {
+    "nested a little": (nested_key(100), "a key that is no name, of tuple"),
+    "nested deep": (nested_key(300_000), "a key that is no name, of tuple"),
+    "doubled": (b"\x80\x02})" + b"2\x86" * 20 + b"K\x01s.", "DUP, which no batch has"),
+    "doubled by the memo": (doubled_key(20), "a key that is no name, of tuple"),
+    "doubled sixty times": (doubled_key(60), "a key that is no name, of tuple"),
+    "a value doubled": (doubled_value(20), "a tuple among the numbers and texts"),
+    "a value doubled sixty times": (doubled_value(60), "a tuple among the numbers and texts"),
+    "a key looked at again and again": (long_key(10), "a key that is no name, of str"),
+    "many keys": (pickle.dumps(dict.fromkeys(map(str, range(101))), protocol=4), "of 101 keys, more than"),
+    "many opcodes": (b"\x80\x02}U\x06labels](" + b"K\x01" * 1_000_000 + b"es.", "more than 1000000 opcodes"),
+    "a list in a list": (
+        pickle.dumps({"labels": [1, [2]]}, protocol=4),
+        "a list among the numbers and texts",
+    ),
+    "a number of 10,000 digits": (
+        b"\x80\x02}U\x06labels](\x8b" + (4000).to_bytes(4, "little") + b"\x7f" * 4000 + b"es.",
+        "LONG4, which no batch has",
+    ),
+    "a set": (pickle.dumps({"labels": {1}}, protocol=4), "EMPTY_SET, which no batch has"),
+    "a shape of many sides": (
+        array_pickle(b"(" + b"I1\n" * 9 + b"t", b"u1", b"a"),
+        "an array of another kind",
+    ),
+    "a side of 4,000 digits": (
+        array_pickle(b"(I0\nL" + b"9" * 4000 + b"L\nt", b"u1", b""),
+        "an array of another kind",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HEAVY)
+def test_what_costs_more_than_its_bytes_is_refused(tmp_path: Path, case: str) -> None:
+    raw, message = HEAVY[case]
+    with pytest.raises(ValueError, match=message):
+        read_batch(written(tmp_path, raw))
+
+
+def test_a_list_of_another_kind_is_not_shown_whole(tmp_path: Path) -> None:
+    """A list of 300 times the same text of a million letters."""
+    write_python10(tmp_path, [[0]] * 5)
+    text = b"T" + (1_000_000).to_bytes(4, "little") + b"a" * 1_000_000
+    (tmp_path / "data_batch_1").write_bytes(
+        b"\x80\x02}U\x06labels](" + text + b"q\x00" + b"h\x00" * 299 + b"es."
+    )
+    with pytest.raises(ConfigError, match="no list of int, but one with b'aaa") as caught:
+        open_data("cifar10", root=tmp_path)
+    assert len(str(caught.value)) < 1000
 
 
 def test_an_array_is_as_long_as_its_shape_says(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from prompts.faults import validation_faults
 from tests.training.data.opening import answers, open_data
-from training.data import DataConfig
-from training.data.config import AnyData
+from training import data
+from training.data import AnyData, DataConfig, config
 from training.data.example import count_without_picture, known_answers
 from training.data.items import Item, spread
 from training.data.make import OPENERS
@@ -23,6 +23,11 @@ def test_every_kind_has_an_opener_and_a_docstring() -> None:
     entries = get_args(AnyData)
     assert sorted(OPENERS) == sorted(get_args(entry.model_fields["kind"].annotation)[0] for entry in entries)
     assert all(entry.__doc__ for entry in entries)
+
+
+def test_what_a_config_may_say_is_offered_by_the_package() -> None:
+    assert [name for name in config.__all__ if name not in data.__all__] == []
+    assert all(getattr(data, name) is getattr(config, name) for name in config.__all__)
 
 
 @pytest.mark.parametrize(
