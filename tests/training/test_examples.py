@@ -7,9 +7,12 @@ import pytest
 import yaml
 
 from training.config import EvaluateConfig, M2ptConfig, TvpConfig, read_config
+from training.pico.judge import JUDGE
+from training.pico.members import MEMBERS
+from training.report.config import ReportConfig
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-FILES = sorted(EXAMPLES.rglob("*.yaml"))
+FILES = sorted(file for file in EXAMPLES.rglob("*.yaml") if file.parent.name != "report")
 LEAST_FILES = 7
 
 
@@ -31,6 +34,14 @@ def test_an_example_is_valid(file: Path) -> None:
     assert read_config(kind_of(file), file).model == Path("models") / (
         "llava-1.5-7b-hf" if file.parent.name == "llava-1.5-7b" else "pico-llava"
     )
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("report/*.yaml")), ids=lambda file: file.name)
+def test_a_reports_example_is_valid(file: Path) -> None:
+    config = read_config(ReportConfig, file)
+    assert set(config.models) == set(MEMBERS)
+    assert config.recipe.clip == Path("models") / JUDGE
+    assert len(config.seeds) >= 3
 
 
 def test_the_papers_settings_of_tvp() -> None:
