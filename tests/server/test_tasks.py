@@ -4,6 +4,7 @@ import asyncio
 import shutil
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -210,16 +211,18 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 def test_a_load_that_the_engine_failed_is_tried_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server.tasks, "_FIRST_RETRY_SECONDS", 0.05)
+    now = 100.0
+    monkeypatch.setattr(server.tasks, "time", SimpleNamespace(monotonic=lambda: now))
 
     async def story() -> None:
+        nonlocal now
         site.loader.refuses["one"] = EngineError("the line went dead")
         await site.look()
         assert site.tasks.faults == {"one": ["the engine failed to load it; the server's log says how"]}
         del site.loader.refuses["one"]
         await site.look()
         assert "one" not in site.tasks.tasks, "not at every look"
-        await asyncio.sleep(0.06)
+        now += server.tasks._FIRST_RETRY_SECONDS
         await site.look()
         assert "one" in site.tasks.tasks
         assert site.tasks.faults == {}

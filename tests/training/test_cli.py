@@ -149,7 +149,7 @@ def test_an_unknown_model(arguments: list[str], capsys: pytest.CaptureFixture[st
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert "name" in said
-    assert "pico-blip2" in said
+    assert "pico-idefics" in said
 
 
 def test_a_vllm_that_calls_its_model_otherwise(

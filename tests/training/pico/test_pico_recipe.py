@@ -22,7 +22,7 @@ def shapes(file: Path) -> dict[str, list[int]]:
         return {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
 
 
-@pytest.mark.parametrize("member", [MEMBERS["pico-llava"], MEMBERS["pico-blip2"]], ids=lambda one: one.name)
+@pytest.mark.parametrize("member", [MEMBERS["pico-llava"], MEMBERS["pico-idefics"]], ids=lambda one: one.name)
 def test_the_recipe_makes_weights_like_the_shipped_ones(member: Member, tmp_path: Path) -> None:
     arguments = [member.name, "--run", str(tmp_path / "run"), "--out", str(tmp_path / "weights")]
     arguments += ["--tower-steps", "1", "--language-steps", "1"]
