@@ -59,7 +59,7 @@ def test_it_is_made_once_and_only_what_is_new_is_added(config: Path, started: li
     assert len(started) == 4  # EVP, TVP, an ensemble, TVP on half of the data
     assert "| llava | idefics | mean over black boxes |" in first
     assert "## Under common corruptions" in first
-    assert "| evp | 1 | " in first
+    assert "| evp | 1 of 1 | " in first
 
     answers = {file.name: file.stat().st_mtime_ns for file in (config.parent / "cache" / "answers").iterdir()}
     assert main(["report", "tvp", "--config", str(config)]) == 0
