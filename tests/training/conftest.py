@@ -22,6 +22,8 @@ from training.backbone import Features, LlavaBackbone
 CLIP_SIDE = 32
 CLASSES = ("heron", "seven", "water_bird")
 PICTURES_PER_CLASS = 3
+TINY_ENCODER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+"""Of both halves of a judge."""
 
 
 @pytest.fixture(scope="session")
@@ -39,15 +41,9 @@ def tiny(tiny_folder: Path) -> LlavaBackbone:
 @pytest.fixture(scope="session")
 def tiny_clip(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random CLIP with the tiny LLaVA's tokenizer, and a logit scale (5) beyond the clamp."""
-    width = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-    }
     config = CLIPConfig(
-        text_config={**width, "vocab_size": 384, "eos_token_id": 2},
-        vision_config={**width, "image_size": CLIP_SIDE, "patch_size": 8},
+        text_config={**TINY_ENCODER, "vocab_size": 384, "eos_token_id": 2},
+        vision_config={**TINY_ENCODER, "image_size": CLIP_SIDE, "patch_size": 8},
         projection_dim=16,
         logit_scale_init_value=5.0,
     )
@@ -64,15 +60,9 @@ def tiny_clip(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="session")
 def tiny_siglip(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random SigLIP with the tiny LLaVA's tokenizer."""
-    width = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-    }
     config = SiglipConfig(
-        text_config={**width, "vocab_size": 384, "projection_size": 32},
-        vision_config={**width, "image_size": CLIP_SIDE, "patch_size": 8},
+        text_config={**TINY_ENCODER, "vocab_size": 384, "projection_size": 32},
+        vision_config={**TINY_ENCODER, "image_size": CLIP_SIDE, "patch_size": 8},
     )
     folder = tmp_path_factory.mktemp("tiny_siglip")
     with torch.random.fork_rng():

@@ -324,7 +324,7 @@ class Backbone:
         return total / max(1, len(rivals))
 
     def _check_plain(self, deep: DeepPrompts) -> None:
-        if deep is not NO_PROMPTS and deep != NO_PROMPTS:
+        if deep != NO_PROMPTS:
             raise _unsupported(self.model)
 
 

@@ -1,6 +1,6 @@
 """What a report can know before it trains for hours: models, judge, data, places."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -8,10 +8,11 @@ from safetensors import safe_open
 
 from prompts.errors import ConfigError, InputError
 from prompts.faults import fault
-from training.data import ExampleSource, make_source
+from training.data import make_source
+from training.evaluate import choices_of
 from training.losses import JUDGES
 from training.preflight import checkpoint_faults
-from training.report.config import ReportConfig, TaskConfig
+from training.report.config import ReportConfig
 from training.report.digests import model_digest
 from training.report.plan import asks_the_judge, plan_frames
 
@@ -27,9 +28,21 @@ def check(config: ReportConfig) -> None:
         ConfigError: with every fault.
     """
     faults = [*_model_faults(config), *_judge_faults(config)]
+    sizes: dict[str, int] = {}
     for name, task in config.tasks.items():
-        faults += [f"tasks.{name}.{one}" for one in _task_faults(task)]
-    faults += _scale_faults(config)
+        for field, entry in (("train", task.train), ("test", task.test)):
+            try:
+                source = make_source(entry)
+                example = source[0]
+                if field == "train":
+                    sizes[name] = len(source)
+                elif task.how == "ranking" or (task.how == "structured" and not task.usage.choices):
+                    choices_of(example)
+            except ConfigError as error:
+                faults += [f"tasks.{name}.{field}: {one}" for one in error.faults]
+            except InputError as error:
+                faults.append(f"tasks.{name}.{field}: {error}")
+    faults += _scale_faults(config, sizes)
     if config.notes is not None and not config.notes.is_file():
         faults.append(_missing("notes", "a Markdown file", config.notes))
     try:
@@ -60,41 +73,14 @@ def _judge_faults(config: ReportConfig) -> list[str]:
     return checkpoint_faults("recipe.clip", config.recipe.clip, *JUDGES) if asked else []
 
 
-def _task_faults(task: TaskConfig) -> Iterator[str]:
-    for field, entry in (("train", task.train), ("test", task.test)):
-        try:
-            source = make_source(entry)
-            example = source[0]
-        except ConfigError as error:
-            yield from (f"{field}: {one}" for one in error.faults)
-            continue
-        except InputError as error:
-            yield f"{field}: {error}"
-            continue
-        if field == "test" and task.how != "generation" and not (example.choices or task.usage.choices):
-            cure = "use how: generation, or data with choices"
-            yield fault("how", expected="choices to decide between", came="examples without", cure=cure)
-
-
-def _scale_faults(config: ReportConfig) -> list[str]:
-    """A share of 1 is `examples` of the source, so it must have as many."""
+def _scale_faults(config: ReportConfig, sizes: Mapping[str, int]) -> list[str]:
+    """A share of 1 is `examples` of the task's training data, so it must have as many."""
     study = config.scale
-    if study is None:
-        return []
-    count = _length(config.tasks[study.task])
-    if count is None or count >= study.examples:
+    if study is None or study.task not in sizes or sizes[study.task] >= study.examples:
         return []
     cure = "lower it, or give the task more"
-    expected = f"at most the {count} examples of {study.task}"
+    expected = f"at most the {sizes[study.task]} examples of {study.task}"
     return [fault("scale.examples", expected=expected, came=str(study.examples), cure=cure)]
-
-
-def _length(task: TaskConfig) -> int | None:
-    try:
-        source: ExampleSource = make_source(task.train)
-    except ConfigError:
-        return None  # told elsewhere
-    return len(source)
 
 
 def _missing(field: str, expected: str, path: Path) -> str:

@@ -36,8 +36,8 @@ def run_report(config: ReportConfig) -> Results:
 
 def count_measurements(config: ReportConfig) -> int:
     """How many measurements a report makes."""
-    frames = len(plan_frames(config))
-    return len(config.models) * (len(config.tasks) + frames) + len(_marred(config, plan_frames(config)))
+    jobs = plan_frames(config)
+    return len(config.models) * (len(config.tasks) + len(jobs)) + len(_marred(config, jobs))
 
 
 def _train_all(config: ReportConfig, results: Results) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from training.data import Example
+from training.data.items import YES_NO
 from training.pico.glyphs import Glyph, Style, group_of, load_split
 from training.pico.scenes import draw_scene, random_scene
 
@@ -16,7 +17,6 @@ Draw = Callable[[np.random.Generator, str], Example]
 
 CATEGORIES = ("animal", "food", "vehicle", "clothing", "face")
 KINDS = ("food", "vehicle", "face")
-YES_NO = ("yes", "no")
 
 
 def compose(
