@@ -5,6 +5,7 @@ Options have their defaults here and nowhere else: the command line shows these 
 
 import math
 import os
+import secrets
 from argparse import Namespace
 from collections.abc import MutableMapping
 from dataclasses import asdict, dataclass, field, fields
@@ -16,12 +17,14 @@ from prompts.errors import ConfigError
 from prompts.faults import fault
 from prompts.picture import MAX_PIXELS
 from prompts.store import read_manifests
+from server.access.keys import load_keys
 from server.capacity import plan_capacity
 from server.engine.facts import ADDITIONAL_CONFIG_KEY, Capacity
 
-__all__ = ["CANARY_MODES", "PLUGIN_NAME", "ServeConfig", "set_environment"]
+__all__ = ["CANARY_MODES", "PLUGIN_NAME", "ServeConfig", "cache_secret", "set_environment"]
 
 PLUGIN_NAME = "passepartout"
+_SECRET = "PASSEPARTOUT_CACHE_SECRET"
 _MAY_BE_0 = {"least": 0}
 CANARY_MODES = ("refuse", "warn", "off")
 _ENDPOINT_GROUP = "vllm.endpoint_plugins"
@@ -44,6 +47,10 @@ class ServeConfig:
     `store_seconds`: between two looks at the store, which is followed while the server runs; 0: never again.
     `canary`: what becomes of a bundle whose canary the engine does not find again: `refuse`, `warn`, or `off`
     (canaries are not asked).
+    `keys`: the file of keys (`server.access.keys`); None: the server is open. `max_queued`: requests beyond
+    those that the engine runs at a time. `max_body_mb`: a request's body. `picture_hosts`: names, with commas
+    between, that pictures may be fetched from; `max_pictures` of a request; `max_picture_mb` and
+    `picture_seconds` of each that is fetched.
     """
 
     tasks: Path
@@ -58,6 +65,13 @@ class ServeConfig:
     max_picture_pixels: int = MAX_PIXELS
     store_seconds: float = 1.0
     canary: str = "refuse"
+    keys: Path | None = None
+    max_queued: int = field(default=512, metadata=_MAY_BE_0)
+    max_body_mb: int = 64
+    picture_hosts: str = ""
+    max_pictures: int = 32
+    max_picture_mb: int = 16
+    picture_seconds: int = 10
 
     def __post_init__(self) -> None:
         faults = [
@@ -82,8 +96,18 @@ class ServeConfig:
             came = "a file" if self.tasks.exists() else "nothing"
             cure = f"create the folder {self.tasks} or correct the path"
             faults.append(fault("--tasks", expected="a folder of bundles", came=came, cure=cure))
+        faults += self._access_faults()
         if faults:
             raise ConfigError("passepartout serve", faults)
+
+    def _access_faults(self) -> list[str]:
+        faults: list[str] = []
+        try:
+            if self.keys is not None:
+                load_keys(self.keys)
+        except ConfigError as error:
+            faults += error.faults
+        return faults
 
     @classmethod
     def from_namespace(cls, args: Namespace) -> Self:
@@ -143,6 +167,7 @@ def set_environment(environment: MutableMapping[str, str] = os.environ) -> None:
     """
     given = environment.get("VLLM_PLUGINS")
     names = _plugins_loaded_by_default() if given is None else [one for one in given.split(",") if one]
+    environment.setdefault(_SECRET, secrets.token_hex(32))  # the processes of one server share it
     environment["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*names, PLUGIN_NAME]))
 
 
@@ -151,6 +176,11 @@ def quiet_offline(environment: MutableMapping[str, str] = os.environ) -> None:
     set_environment(environment)
     environment.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     environment.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+
+
+def cache_secret(environment: MutableMapping[str, str] = os.environ) -> bytes:
+    """What the cache salts of keys are derived with: of this start, unless the operator set one."""
+    return environment[_SECRET].encode()
 
 
 def has_cache_size(environment: MutableMapping[str, str] = os.environ) -> bool:

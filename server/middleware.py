@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from prompts.errors import InternalError, PassepartoutError, StaleBundleError, TaskNotFoundError
+from server.access.fields import require_fields
 from server.answer import CLIENT_CLOSED, Answer
 from server.engine.handles import TaskHandle, using_task
 from server.errors import error_response
@@ -39,7 +40,7 @@ _LOOKS, _LOOK_SECONDS = 4, 5.0
 
 
 class TaskMiddleware:
-    """Stands directly around the routes, inside vLLM's authentication and HTTP metrics."""
+    """Stands directly around the routes, inside `server.access.middleware`."""
 
     def __init__(self, app: ASGIApp, *, service: Service) -> None:
         self._app = app
@@ -97,6 +98,7 @@ class _Exchange:
         A bundle that was exchanged while its task was cold cannot be read any more: then the next look at the
         store says what the name means now.
         """
+        require_fields(self._asked.body)
         stale: StaleBundleError | None = None
         for _ in range(_LOOKS):
             self._task = resolve_task(self._asked, self._route, self._service)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from prompts.picture import MAX_PIXELS
+from server.access.access import Access
 from server.metrics import TaskMetrics
 from server.tasks import TaskRegistry
 
@@ -21,7 +22,7 @@ class Service:
     """Made when routes are attached, filled once the engine is up.
 
     `base_names`: served names of the base model, the first of them the one that answers carry.
-    `engine_is_healthy`: asks the engine; False before there is one.
+    `access`: who may ask. `engine_is_healthy`: asks the engine; False before there is one.
     """
 
     registry: CollectorRegistry = field(default_factory=lambda: REGISTRY)
@@ -29,6 +30,7 @@ class Service:
     max_picture_pixels: int = MAX_PIXELS
     local_files: bool = False
     tasks: TaskRegistry = field(default_factory=TaskRegistry)
+    access: Access = field(default_factory=Access)
     engine_is_healthy: Callable[[], Awaitable[bool]] = _no_engine
     metrics: TaskMetrics = field(init=False)
 

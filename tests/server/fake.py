@@ -37,11 +37,14 @@ class FakeEngine:
 
     is_dead: bool = False
     aborted: list[str] = field(default_factory=list)
+    prompts: list[Body] = field(default_factory=list)
+    """What was given to it, in order."""
     pause_seconds: float = 0.0
 
     async def generate(
         self, prompt: Body, sampling_params: Any, request_id: str, **options: Any
     ) -> AsyncGenerator[Any, None]:
+        self.prompts.append(prompt)
         words = prompt["answer"].split(" ")
         is_delta = sampling_params.output_kind.name == "DELTA"
         chunks = [[word] for word in words] if is_delta else [words]
@@ -216,7 +219,9 @@ def _handler(server: FakeServer) -> Any:
 
 async def _respond(server: FakeServer, request: Request, body: Body, answer: str) -> Response:
     name = request.app.state.openai_serving_models.model_name()
-    prompt = {"answer": answer, "prompt_token_ids": [1, 2, 3, 4, 5], "cached": 4}
+    prompt: Body = {"answer": answer, "prompt_token_ids": [1, 2, 3, 4, 5], "cached": 4}
+    if body.get("cache_salt"):
+        prompt["cache_salt"] = body["cache_salt"]
     kind = SimpleNamespace(name="DELTA" if body.get("stream") else "FINAL_ONLY")
     outputs = server.engine.generate(prompt, SimpleNamespace(output_kind=kind), "request-1")
     if body.get("stream"):
