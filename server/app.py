@@ -26,6 +26,7 @@ from server.config import ServeConfig, cache_secret
 from server.engine.residency import Residency
 from server.log import logger
 from server.middleware import TaskMiddleware
+from server.outside.fetch import Fetcher
 from server.routes import add_routes
 from server.service import Service
 from server.tasks import Loader
@@ -136,7 +137,10 @@ async def start(
         StoreError: the store cannot be read.
     """
     service.base_names = base_names
-    service.max_picture_pixels = config.max_picture_pixels
+    service.max_picture_pixels, service.max_pictures = config.max_picture_pixels, config.max_pictures
+    service.fetcher = Fetcher(
+        config.hosts_of_pictures, max_mb=config.max_picture_mb, seconds=config.picture_seconds
+    )
     reader = StoreReader(config.tasks)
     await service.tasks.reconcile(await asyncio.to_thread(reader.scan), loader)
     service.publish()

@@ -20,6 +20,7 @@ from prompts.store import read_manifests
 from server.access.keys import load_keys
 from server.capacity import plan_capacity
 from server.engine.facts import ADDITIONAL_CONFIG_KEY, Capacity
+from server.outside.hosts import Host, parse_hosts
 
 __all__ = ["CANARY_MODES", "PLUGIN_NAME", "ServeConfig", "cache_secret", "set_environment"]
 
@@ -101,7 +102,7 @@ class ServeConfig:
             raise ConfigError("passepartout serve", faults)
 
     def _access_faults(self) -> list[str]:
-        faults: list[str] = []
+        faults = parse_hosts(self.picture_hosts)[1]
         try:
             if self.keys is not None:
                 load_keys(self.keys)
@@ -128,6 +129,11 @@ class ServeConfig:
     def pinned(self) -> frozenset[str]:
         """The names of `pin_tasks`."""
         return frozenset(name for one in self.pin_tasks.split(",") if (name := one.strip()))
+
+    @property
+    def hosts_of_pictures(self) -> list[Host]:
+        """The entries of `picture_hosts`."""
+        return parse_hosts(self.picture_hosts)[0]
 
     def additional_config(self, given: Any, *, front_ends: int = 1) -> dict[str, Any]:
         """vLLM's `additional_config` with our capacity in it; `given` is what the user put there.

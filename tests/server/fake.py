@@ -208,7 +208,7 @@ def _handler(server: FakeServer) -> Any:
             raise RuntimeError("engine core died at 0x7f00")
         try:
             answer = _answer(body)
-        except ConnectionError:  # of a URL that leads nowhere; vLLM lets it through
+        except FileNotFoundError:  # vLLM lets it through
             raise
         except OSError as error:  # what vLLM says of a picture that is none
             return _error(400, f"Failed to load image: {error} <_io.BytesIO object at 0x7f2f>")
@@ -258,8 +258,8 @@ def _answer(body: Body) -> str:
     handle = CURRENT_TASK.get()
     for message in body.get("messages") or []:
         for part in message["content"] if isinstance(message["content"], list) else []:
-            if "image_url" in part and part["image_url"]["url"].startswith("http"):
-                raise ConnectionRefusedError("Connect call failed ('127.0.0.1', 1)")
+            if "image_url" in part and part["image_url"]["url"].startswith("file:"):
+                raise FileNotFoundError("[Errno 2] No such file: '/srv/pictures/a.png'")
             if "image_url" in part:
                 with Image.open(
                     io.BytesIO(base64.b64decode(part["image_url"]["url"].partition(",")[2]))
