@@ -204,6 +204,8 @@ def _handler(server: FakeServer) -> Any:
         server.seen.append(body)
         if body.get("model") not in (None, server.service.base_names[0]):
             return _error(404, f"The model `{body['model']}` does not exist.")
+        if "secrets" in body:
+            return _error(422, str(body["secrets"]))
         if "explode" in body:
             raise RuntimeError("engine core died at 0x7f00")
         try:
@@ -237,7 +239,12 @@ async def _events(outputs: Any, name: str, body: Body) -> AsyncGenerator[str, No
     async for output in outputs:
         if body.get("stream_breaks"):
             broken = {
-                "error": {"message": "broke", "type": "InternalServerError", "param": None, "code": 500}
+                "error": {
+                    "message": f"broke: {body['stream_breaks']}",
+                    "type": "InternalServerError",
+                    "param": None,
+                    "code": 500,
+                }
             }
             yield f"data: {json.dumps(broken)}\n\n"
             break

@@ -45,7 +45,11 @@ def test_a_yaml_file_may_hold_both(tmp_path: Path) -> None:
 
 
 def test_vllm_fetches_from_nowhere_and_has_no_keys_beside_ours(tmp_path: Path) -> None:
+    from vllm.multimodal.media import MediaConnector
+
     assert configured(parsed(tmp_path, "m")).allowed_media_domains == ["nothing.invalid"]
+    with pytest.raises(ValueError, match="must be from one of the allowed domains"):
+        MediaConnector(allowed_media_domains=["nothing.invalid"]).fetch_image("http://127.0.0.1:1/a.png")
     keys = tmp_path / "keys.yaml"
     keys.write_text(f"keys: [{{name: a, sha256: {'a' * 64}}}]")
     both = parsed(
