@@ -22,7 +22,7 @@ from server.access.gate import Gate
 from server.access.middleware import AccessMiddleware
 from server.access.open_keys import OpenKeys
 from server.canary import CanaryLoader
-from server.config import ServeConfig, cache_secret
+from server.config import ServeConfig, cache_secret, find_api_keys
 from server.engine.residency import Residency
 from server.log import logger
 from server.middleware import TaskMiddleware
@@ -31,7 +31,6 @@ from server.routes import add_routes
 from server.service import Service
 from server.tasks import Loader
 from server.vllm_canary import ServerAsker
-from server.vllm_cli import find_api_keys
 from server.vllm_engine import AllEngines, find_model_folder, is_healthy, watch_encode, watch_generate
 from server.vllm_models import echo_alias
 
@@ -101,7 +100,7 @@ def fill_access(access: Access, config: ServeConfig, args: Namespace, engine_con
     at_a_time = engine_config.scheduler_config.max_num_seqs * args.data_parallel_size // share
     access.gate = Gate(access.clock, running=at_a_time, queued=config.max_queued)
     access.max_body_mb = config.max_body_mb
-    access.open_keys = OpenKeys.of(find_api_keys(args))
+    access.open_keys = OpenKeys.of(find_api_keys(args.api_key))
     if config.keys is not None:
         access.book = KeyBook.read(config.keys, secret=cache_secret(), clock=access.clock)
 

@@ -22,7 +22,7 @@ from server.capacity import plan_capacity
 from server.engine.facts import ADDITIONAL_CONFIG_KEY, Capacity
 from server.outside.hosts import Host, parse_hosts
 
-__all__ = ["CANARY_MODES", "PLUGIN_NAME", "ServeConfig", "cache_secret", "set_environment"]
+__all__ = ["CANARY_MODES", "PLUGIN_NAME", "ServeConfig", "cache_secret", "find_api_keys", "set_environment"]
 
 PLUGIN_NAME = "passepartout"
 _SECRET = "PASSEPARTOUT_CACHE_SECRET"
@@ -187,6 +187,11 @@ def quiet_offline(environment: MutableMapping[str, str] = os.environ) -> None:
 def cache_secret(environment: MutableMapping[str, str] = os.environ) -> bytes:
     """What the cache salts of keys are derived with: of this start, unless the operator set one."""
     return environment[_SECRET].encode()
+
+
+def find_api_keys(given: list[str] | None, environment: MutableMapping[str, str] = os.environ) -> list[str]:
+    """The keys that vLLM's own middleware asks for: of `--api-key` as parsed, else of VLLM_API_KEY."""
+    return [key for key in (given or [environment.get("VLLM_API_KEY", "")]) if key]
 
 
 def has_cache_size(environment: MutableMapping[str, str] = os.environ) -> bool:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from prompts.errors import ConfigError, UnsupportedError
 from prompts.faults import fault, shown
-from server.config import PLUGIN_NAME, ServeConfig, has_cache_size
+from server.config import PLUGIN_NAME, ServeConfig, find_api_keys, has_cache_size
 from server.engine.plugin import WORKER_EXTENSION
 
-__all__ = ["cache_bytes", "configure", "find_api_keys", "parse", "run"]
+__all__ = ["cache_bytes", "configure", "parse", "run"]
 
 BASE_NAME = "base"
 
@@ -73,7 +73,7 @@ def configure(args: argparse.Namespace, config: ServeConfig, *, is_cpu: bool) ->
         cure = "leave the option out: a worker takes one extension, and tasks need it"
         came = args.worker_extension_cls
         faults.append(fault("--worker-extension-cls", expected=WORKER_EXTENSION, came=came, cure=cure))
-    if config.keys is not None and find_api_keys(args):
+    if config.keys is not None and find_api_keys(args.api_key):
         came, cure = "both", "leave out --api-key (and VLLM_API_KEY), or --keys"
         faults.append(fault("--keys", expected="no --api-key beside it", came=came, cure=cure))
     if args.allowed_media_domains:
@@ -96,13 +96,6 @@ def configure(args: argparse.Namespace, config: ServeConfig, *, is_cpu: bool) ->
     args.served_model_name = args.served_model_name or [BASE_NAME]
     if is_cpu and args.kv_cache_memory_bytes is None and not has_cache_size():
         args.kv_cache_memory_bytes = cache_bytes()
-
-
-def find_api_keys(args: argparse.Namespace) -> list[str]:
-    """The keys that vLLM's own middleware asks for: of --api-key, else of VLLM_API_KEY."""
-    import vllm.envs
-
-    return [key for key in (args.api_key or [vllm.envs.VLLM_API_KEY]) if key]
 
 
 def _one_front_end(count: int | None) -> int:

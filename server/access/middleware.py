@@ -20,6 +20,7 @@ from server.access.caller import CURRENT_CALLER, Caller, require_task
 from server.access.fields import require_fields, require_stored_responses
 from server.access.limits import Account
 from server.access.policy import Level, canonical_path, find_level, needs_store
+from server.answer import Answer
 from server.errors import error_response
 from server.prepare import parse_body
 from server.surface import ROUTES
@@ -107,8 +108,12 @@ class AccessMiddleware:
                     if is_work and path not in ROUTES and not is_stored:
                         require_task(None)
                         require_fields(parse_body(raw))
+                if level is Level.USER and path not in ROUTES:
+                    send = Answer(scope, out.send, headers={}, explain=_no_better).send
+                else:  # the task middleware watches them; probes and admins are told all
+                    send = out.send
                 with self._access.gate.entered() if is_work else nullcontext():
-                    await self._app(scope, receive, out.send)
+                    await self._app(scope, receive, send)
         except PassepartoutError as error:
             if out.has_started:
                 raise
@@ -157,6 +162,10 @@ def _route(scope: Scope) -> tuple[str, Level]:
         cure = "write it as the documentation does, without a slash at the end or percent signs"
         raise RouteNotFoundError(fault("path", expected=expected, came=came, cure=cure))
     return path, level
+
+
+async def _no_better() -> None:
+    """vLLM's own words are all there is to say."""
 
 
 def _require_level(caller: Caller, level: Level) -> None:

@@ -77,7 +77,7 @@ class Fetcher:
             TooLargeError: more than it may be.
         """
         try:
-            # Without `trust_env=False` a proxy of the environment would do the dialling.
+            # Nothing of the environment has a word in where the connection goes: no proxy does the dialling.
             async with (
                 asyncio.timeout(self.seconds),
                 httpx.AsyncClient(

@@ -13,7 +13,7 @@ from prompts.bundle import save_bundle
 from prompts.errors import ConfigError
 from prompts.manifest import Manifest, PrefixSpec
 from server import cli
-from server.config import ServeConfig, cache_secret, has_cache_size, set_environment
+from server.config import ServeConfig, cache_secret, find_api_keys, has_cache_size, set_environment
 from tests.prompts.sample import BASE
 
 
@@ -44,6 +44,16 @@ def test_a_start_has_a_secret_that_the_operator_may_set() -> None:
     assert (len(first), given) == (64, b"ours")
     set_environment(environments[0])  # the processes of one start inherit it
     assert cache_secret(environments[0]) == first
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "keys"),
+    [(["a", "b"], {"VLLM_API_KEY": "c"}, ["a", "b"]), (None, {"VLLM_API_KEY": "c"}, ["c"]), (None, {}, [])],
+)
+def test_vllms_keys_are_found_where_vllm_looks(
+    given: list[str] | None, environment: dict[str, str], keys: list[str]
+) -> None:
+    assert find_api_keys(given, environment) == keys
 
 
 def test_a_file_is_no_store(tmp_path: Path) -> None:

@@ -43,9 +43,10 @@ def test_our_own_errors_pass() -> None:
     assert clean_error(ours) is ours
 
 
-def test_an_answer_says_no_path(site: Site) -> None:
+@pytest.mark.parametrize("path", [CHAT, "/v1/embeddings"])
+def test_an_answer_says_no_path(site: Site, path: str) -> None:
     body = {"messages": [], "secrets": "<_io.BytesIO object at 0x7f2f> of /srv/pictures/a.png at 10.0.0.7"}
-    response = site.client.post(CHAT, json=body)
+    response = site.client.post(path, json=body)
     assert response.status_code == 422
     assert response.json()["error"]["message"] == "(an object) of (a path) at (an address)"
     assert int(response.headers["Content-Length"]) == len(response.content)

@@ -160,11 +160,12 @@ def test_a_redirect_is_checked_again(outside: Outside) -> None:
     answers = outside.server.answers
     answers["/there"] = (302, {"Location": "/a.png"}, b"")
     assert fetch(outside.fetcher(), outside.url("/there")) == PNG
+    outside.names |= {"other.example": ["127.0.0.1"], "127.0.0.1": ["127.0.0.1"]}
     for target in (
         f"http://127.0.0.1:{outside.port}/a.png",
         outside.url("/a.png", "other.example"),
         "file:///etc/passwd",
-        "//other.example/a.png",
+        f"//other.example:{outside.port}/a.png",
         "http://[",
     ):
         answers["/away"] = (307, {"Location": target}, b"")
