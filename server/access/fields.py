@@ -37,6 +37,7 @@ FIELDS = {
 _PART_FIELD = "uuid"
 _FREE = frozenset({"metadata", "response_format", "structured_outputs", "text", "tools"})
 """Fields of a body that hold the client's own words: a `uuid` in them names nothing of ours."""
+_CARRIERS = ("sampling_params", "vllm_xargs")
 _MAX_DEPTH = 64
 
 
@@ -50,9 +51,10 @@ def require_fields(body: Mapping[str, Any]) -> None:
     caller = CURRENT_CALLER.get()
     if caller is None or caller.admin:
         return
-    for field, word in FIELDS.items():
-        if body.get(field) and word not in caller.allow:
-            raise _refusal(field, word)
+    for place, given in _objects(body):
+        for field, word in FIELDS.items():
+            if given.get(field) and word not in caller.allow:
+                raise _refusal(place + field, word)
     if "uuid" not in caller.allow:
         for name, value in body.items():
             if name not in _FREE and (found := next(_uuids(value, name, 0), None)):
@@ -68,6 +70,16 @@ def require_stored_responses() -> None:
     caller = CURRENT_CALLER.get()
     if caller is not None and not caller.admin and "stored_responses" not in caller.allow:
         raise _refusal("response_id", "stored_responses")
+
+
+def _objects(body: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The body, and what else in it vLLM reads such fields from."""
+    yield "", body
+    for name in _CARRIERS:
+        if isinstance(inner := body.get(name), Mapping):
+            yield f"{name}.", inner
+            if isinstance(extra := inner.get("extra_args"), Mapping):
+                yield f"{name}.extra_args.", extra
 
 
 def _uuids(value: object, place: str, depth: int) -> Iterator[str]:

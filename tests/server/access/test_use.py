@@ -127,6 +127,16 @@ def test_fields_that_reach_beyond_the_key_want_its_leave(
     assert guarded.ask("boss", path, **{field: value}).status_code == 200
 
 
+@pytest.mark.parametrize("carrier", ["vllm_xargs", "sampling_params.extra_args"])
+def test_a_field_is_found_where_else_vllm_reads_it(guarded: Guarded, carrier: str) -> None:
+    inner: dict[str, Any] = {"kv_transfer_params": {"remote_host": "x"}}
+    for name in reversed(carrier.split(".")):
+        inner = {name: inner}
+    refused = guarded.ask("all", "/inference/v1/generate", **inner)
+    assert code(refused) == (403, "forbidden")
+    assert refused.json()["error"]["param"] == f"{carrier}.kv_transfer_params"
+
+
 def test_a_pictures_uuid_wants_leave_and_a_clients_own_words_do_not(guarded: Guarded) -> None:
     part = {"type": "image_url", "image_url": {"url": picture_url()}, "uuid": "of-another"}
     messages = [{"role": "user", "content": [part]}]
