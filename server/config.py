@@ -26,6 +26,7 @@ __all__ = ["CANARY_MODES", "PLUGIN_NAME", "ServeConfig", "cache_secret", "find_a
 
 PLUGIN_NAME = "passepartout"
 _SECRET = "PASSEPARTOUT_CACHE_SECRET"
+_LEAST_SECRET = 32
 _MAY_BE_0 = {"least": 0}
 CANARY_MODES = ("refuse", "warn", "off")
 _ENDPOINT_GROUP = "vllm.endpoint_plugins"
@@ -173,7 +174,8 @@ def set_environment(environment: MutableMapping[str, str] = os.environ) -> None:
     """
     given = environment.get("VLLM_PLUGINS")
     names = _plugins_loaded_by_default() if given is None else [one for one in given.split(",") if one]
-    environment.setdefault(_SECRET, secrets.token_hex(32))  # the processes of one server share it
+    if not environment.get(_SECRET):
+        environment[_SECRET] = secrets.token_hex(32)  # the processes of one server share it
     environment["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*names, PLUGIN_NAME]))
 
 
@@ -185,8 +187,17 @@ def quiet_offline(environment: MutableMapping[str, str] = os.environ) -> None:
 
 
 def cache_secret(environment: MutableMapping[str, str] = os.environ) -> bytes:
-    """What the cache salts of keys are derived with: of this start, unless the operator set one."""
-    return environment[_SECRET].encode()
+    """What the cache salts of keys are derived with: of this start, unless the operator set one.
+
+    Raises:
+        ConfigError: it is short enough to be guessed.
+    """
+    secret = environment[_SECRET]
+    if len(secret) < _LEAST_SECRET:
+        came, cure = f"{len(secret)}", "take as many random ones, or leave the variable out"
+        expected = f"at least {_LEAST_SECRET} characters"
+        raise ConfigError("the environment", [fault(_SECRET, expected=expected, came=came, cure=cure)])
+    return secret.encode()
 
 
 def find_api_keys(given: list[str] | None, environment: MutableMapping[str, str] = os.environ) -> list[str]:

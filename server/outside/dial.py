@@ -7,6 +7,7 @@ it is looked up once; the connection goes to that address, and TLS still proves 
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from ipaddress import ip_address
 
 import httpx
@@ -54,7 +55,7 @@ class PinnedTransport(httpx.AsyncBaseTransport):
         self._is_allowed = is_allowed
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Look the host up, check every address, dial the first.
+        """Look the host up, check every address, dial one after the other until one answers.
 
         Raises:
             ForbiddenAddressError: one of them is not allowed, or there are none.
@@ -64,15 +65,22 @@ class PinnedTransport(httpx.AsyncBaseTransport):
         addresses = await self._resolve(url.host, url.port or (443 if url.scheme == "https" else 80))
         if not addresses or not all(self._is_allowed(one) for one in addresses):
             raise ForbiddenAddressError
-        pinned = httpx.Request(
-            request.method,
-            url.copy_with(host=str(addresses[0])),
-            headers=request.headers,  # `Host` among them, which names the host and not its address
-            stream=request.stream,
-            extensions={**request.extensions, "sni_hostname": url.host},
-        )
-        return await self._inner.handle_async_request(pinned)
+        for address in addresses[:-1]:
+            with suppress(httpx.ConnectError):
+                return await self._inner.handle_async_request(_pinned(request, address))
+        return await self._inner.handle_async_request(_pinned(request, addresses[-1]))
 
     async def aclose(self) -> None:
         """Close what is open."""
         await self._inner.aclose()
+
+
+def _pinned(request: httpx.Request, address: Address) -> httpx.Request:
+    """The request to that address; its `Host` header and TLS name the host as before."""
+    return httpx.Request(
+        request.method,
+        request.url.copy_with(host=str(address)),
+        headers=request.headers,
+        stream=request.stream,
+        extensions={**request.extensions, "sni_hostname": request.url.host},
+    )

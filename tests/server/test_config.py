@@ -36,14 +36,17 @@ def test_the_file_of_keys_is_read_with_the_options(tmp_path: Path) -> None:
 
 
 def test_a_start_has_a_secret_that_the_operator_may_set() -> None:
-    environments: list[dict[str, str]] = [{}, {}, {"PASSEPARTOUT_CACHE_SECRET": "ours"}]
+    ours = "ours, and long enough not to be guessed"
+    environments = [{}, {"PASSEPARTOUT_CACHE_SECRET": ""}, {"PASSEPARTOUT_CACHE_SECRET": ours}]
     for environment in environments:
         set_environment(environment)
     first, second, given = (cache_secret(environment) for environment in environments)
     assert first != second
-    assert (len(first), given) == (64, b"ours")
+    assert (len(first), len(second), given) == (64, 64, ours.encode())
     set_environment(environments[0])  # the processes of one start inherit it
     assert cache_secret(environments[0]) == first
+    with pytest.raises(ConfigError, match="PASSEPARTOUT_CACHE_SECRET: expected at least 32 characters"):
+        cache_secret({"PASSEPARTOUT_CACHE_SECRET": "short"})
 
 
 @pytest.mark.parametrize(
