@@ -20,6 +20,7 @@ from server.config import ServeConfig
 from server.engine.residency import Residency
 from server.log import logger
 from server.middleware import TaskMiddleware
+from server.page.routes import add_page
 from server.routes import add_routes
 from server.service import Service
 from server.tasks import Loader
@@ -86,9 +87,10 @@ def watch_frames(service: Service) -> None:
 
 
 def attach(app: FastAPI, service: Service) -> None:
-    """Put the middleware and our routes on `app`."""
+    """Put the middleware, our routes and the page on `app`."""
     app.user_middleware.append(Middleware(TaskMiddleware, service=service))
     add_routes(app, service)
+    add_page(app)
 
 
 async def start(

@@ -229,6 +229,8 @@ async def _respond(server: FakeServer, request: Request, body: Body, answer: str
 
 
 async def _events(outputs: Any, name: str, body: Body) -> AsyncGenerator[str, None]:
+    wanted, tokens = body.get("stream_options") or {}, 0
+    counts = wanted.get("continuous_usage_stats")
     async for output in outputs:
         if body.get("stream_breaks"):
             broken = {
@@ -237,15 +239,16 @@ async def _events(outputs: Any, name: str, body: Body) -> AsyncGenerator[str, No
             yield f"data: {json.dumps(broken)}\n\n"
             break
         choice = {"index": 0, "delta": {"content": output.outputs[0].token_ids[0] + " "}}
-        event = {
-            "id": "c",
-            "object": "chat.completion.chunk",
-            "created": 0,
-            "model": name,
-            "choices": [choice],
-        }
-        yield f"data: {json.dumps(event)}\n\n"
+        tokens += 1
+        yield _event(name, [choice], usage={"completion_tokens": tokens} if counts else None)
+    if wanted.get("include_usage"):
+        yield _event(name, [], usage={"completion_tokens": tokens})
     yield "data: [DONE]\n\n"
+
+
+def _event(name: str, choices: list[Body], *, usage: Body | None) -> str:
+    event = {"id": "c", "object": "chat.completion.chunk", "created": 0, "model": name, "choices": choices}
+    return f"data: {json.dumps(event | ({'usage': usage} if usage else {}))}\n\n"
 
 
 def _answer(body: Body) -> str:

@@ -1,0 +1,118 @@
+// Every task that is served, as in an exhibition: what it looks like, what it is, what it was measured to do.
+
+import { catalog } from "./catalog.js";
+import { matches } from "./chips.js";
+import { copy, byId, make } from "./dom.js";
+import { drawAccuracy, drawLayers } from "./figures.js";
+import { drawPreview } from "./frame.js";
+import { methodOf, shapeOf } from "./words.js";
+
+const FIRST = 60;
+const MANY = 12;
+let tryOut = () => {};
+
+/** Wires the gallery; `onTry` is called with a task's name. */
+export function startGallery(onTry) {
+  tryOut = onTry;
+  byId("gallery-filter").addEventListener("input", showGallery);
+}
+
+/** Draws what the catalog holds. */
+export function showGallery() {
+  const { tasks } = catalog;
+  byId("gallery-filter").hidden = tasks.length <= MANY;
+  const words = byId("gallery-filter").value.trim().toLowerCase();
+  const found = tasks.filter((task) => matches(task, words));
+  const shown = found.slice(0, FIRST);
+  byId("gallery-count").textContent = summary(tasks, found, shown);
+  byId("gallery-cards").replaceChildren(...(tasks.length ? shown.map(taskCard) : [lesson()]));
+  showRefused();
+}
+
+function summary(tasks, found, shown) {
+  if (!tasks.length) return "";
+  const onDevice = tasks.filter((task) => task.on_device).length;
+  const cut = shown.length < found.length ? ` · the first ${shown.length} of ${found.length}: filter by name` : "";
+  return `${tasks.length} served, ${onDevice} of them on the device${cut}`;
+}
+
+function lesson() {
+  return make("div", { class: "empty" },
+    make("h2", {}, "No tasks yet"),
+    make("p", {}, "A task is a folder with bundle.json and tensors.safetensors in the store. Train one, put it in, and it appears here; no restart."),
+    make("pre", {}, "passepartout train m2pt --config CONFIG\npassepartout task put BUNDLE STORE"));
+}
+
+function showRefused() {
+  const { refused } = catalog;
+  byId("refused").hidden = !refused.length;
+  byId("refused").replaceChildren(
+    make("h2", {}, refused.length === 1 ? "One bundle is refused" : `${refused.length} bundles are refused`),
+    make("p", {}, "They are not served. Correct them in the store, and the server takes them at its next look."),
+    ...refused.map(({ bundle, faults }) => make("details", { open: refused.length < 4 },
+      make("summary", {}, bundle), make("ul", {}, faults.map((fault) => make("li", {}, fault))))));
+}
+
+function taskCard(task) {
+  const title = `task-${task.id}`;
+  return make("article", { class: "task", "aria-labelledby": title, data: { task: task.id } },
+    portrait(task),
+    make("div", { class: "label" },
+      make("header", {}, make("h2", { id: title }, task.id), make("span", { class: "badge" }, methodOf(task))),
+      task.description && make("p", {}, task.description),
+      accuracy(task),
+      facts(task),
+      make("footer", {},
+        make("button", { type: "button", onclick: () => tryOut(task.id), "aria-label": `Try ${task.id}` }, "Try it"),
+        digestButton(task.digest),
+        make("span", { class: "place", data: { there: task.on_device } }, task.on_device ? "on the device" : "comes when asked"))));
+}
+
+function portrait(task) {
+  const place = make("div", { class: "portrait" });
+  if (!task.frame) {
+    place.append(drawLayers(task));
+    return place;
+  }
+  drawPreview(task).then(
+    (canvas) => {
+      canvas.setAttribute("role", "img");
+      canvas.setAttribute("aria-label", `The frame of ${task.id} around a grey picture`);
+      place.append(canvas);
+    },
+    (error) => place.append(make("p", { class: "fault" }, error.message)),
+  );
+  return place;
+}
+
+function digestButton(digest) {
+  const button = make("button", { type: "button", class: "digest", title: `Copy the digest ${digest}` }, digest.slice(0, 10));
+  button.setAttribute("aria-label", `Copy the digest, ${digest.slice(0, 10)}`);
+  button.addEventListener("click", () => copy(digest, button, "Digest"));
+  return button;
+}
+
+function facts(task) {
+  const { frame, usage = {}, provenance = {} } = task;
+  const rows = {
+    version: task.version,
+    frame: frame && `${frame.canvas[1]} × ${frame.canvas[0]} pixels, picture ${frame.inner}`,
+    text: task.text && shapeOf(task.text),
+    vision: task.vision && shapeOf(task.vision),
+    prefix: task.prefix && shapeOf(task.prefix),
+    "own layers": [task.projector && "projector", task.lm_head && "lm_head"].filter(Boolean).join(", "),
+    answers: usage.choices?.join(", "),
+    template: usage.template,
+    system: usage.system,
+    model: task.base_model?.id,
+    made: provenance.created?.slice(0, 10),
+  };
+  const told = Object.entries(rows).filter(([, value]) => value);
+  return make("dl", {}, told.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
+}
+
+function accuracy(task) {
+  return Object.entries(task.metrics ?? {})
+    .filter(([, one]) => Number.isFinite(one?.task?.accuracy))
+    .map(([split, one]) => drawAccuracy(split, one));
+}

@@ -1,0 +1,15 @@
+// Facts of a task in a few words.
+
+/** The method of a task by its parts: a frame is TVP's, prompts in layers are M²PT's. */
+export function methodOf(task) {
+  const said = { tvp: "TVP", m2pt: "M²PT" }[task.provenance?.method];
+  if (said) return said;
+  const parts = [task.frame && "frame", task.text && "text", task.vision && "vision", task.prefix && "prefix"];
+  return parts.filter(Boolean).join(" + ") || "task";
+}
+
+/** Layers that have prompts of their own, and tokens in each. */
+export const shapeOf = (spec) => `${spec.at?.length ?? spec.layers} layers × ${spec.length} tokens`;
+
+/** How the server will word `text` for `task`, null where it changes nothing. */
+export const wordingOf = (task, text) => task.usage?.template?.replace("{text}", () => text) ?? null;
