@@ -25,7 +25,8 @@ install: $(STAMP) ## make .venv and install what this machine can run (CPU or GP
 demo: $(STAMP) ## the main job on the embedded model: train, serve, compare (ARGS=--no-wait ends it)
 	$(BIN)/passepartout demo $(ARGS)
 
-test: $(STAMP) ## all tests: unit, engine (real vLLM), behaviour (pico-llava)
+test: $(STAMP) ## all tests: unit, browser (the page), engine (real vLLM), behaviour (pico-llava)
+	deploy/browser.sh
 	$(BIN)/pytest $(ARGS)
 
 check: lint types unit ## the quick layer: lint, types, unit tests

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-LAYERS = ("unit", "engine", "behaviour")
+LAYERS = ("unit", "browser", "engine", "behaviour")
 
 # Before torch, vLLM or huggingface_hub are imported; whoever sets a variable keeps it.
 _DEFAULTS = {

@@ -77,7 +77,7 @@ ASSETS = read_assets()
 
 
 def add_page(app: FastAPI) -> None:
-    """Put the page on `app`. vLLM 0.32 has no `/` and nothing under `/page`, so no route of its own is hidden."""
+    """Put the page on `app`. vLLM 0.32 has no `/` and nothing under `/page`: none of its routes is hidden."""
     router = APIRouter(include_in_schema=False)
 
     @router.api_route("/", methods=["GET", "HEAD"])

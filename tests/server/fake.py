@@ -38,6 +38,8 @@ class FakeEngine:
     is_dead: bool = False
     aborted: list[str] = field(default_factory=list)
     pause_seconds: float = 0.0
+    hold_after: int | None = None
+    """So many chunks of an answer come, the others when this is None again."""
 
     async def generate(
         self, prompt: Body, sampling_params: Any, request_id: str, **options: Any
@@ -46,8 +48,10 @@ class FakeEngine:
         is_delta = sampling_params.output_kind.name == "DELTA"
         chunks = [[word] for word in words] if is_delta else [words]
         try:
-            for chunk in chunks:
+            for index, chunk in enumerate(chunks):
                 await asyncio.sleep(self.pause_seconds)
+                while self.hold_after is not None and index >= self.hold_after:
+                    await asyncio.sleep(0.01)
                 yield _output(prompt, chunk)
         except (asyncio.CancelledError, GeneratorExit):
             self.aborted.append(request_id)

@@ -30,7 +30,7 @@ async function readPreview(name) {
 export async function drawPreview(task) {
   const bitmap = await preview(task);
   const canvas = sized(bitmap.width, bitmap.height);
-  canvas.getContext("2d").drawImage(bitmap, 0, 0);
+  canvas.getContext("2d", { willReadFrequently: true }).drawImage(bitmap, 0, 0);
   return canvas;
 }
 
@@ -40,7 +40,7 @@ export async function drawFramed(image, task) {
   const { inner, free } = task.frame;
   const left = Math.floor((canvas.width - inner) / 2);
   const top = Math.floor((canvas.height - inner) / 2);
-  const pen = canvas.getContext("2d", { willReadFrequently: true });
+  const pen = canvas.getContext("2d");
   const learned = free === "all" ? pen.getImageData(left, top, inner, inner) : null;
   drawMiddle(pen, image, left, top, inner);
   if (learned) addLearned(pen, learned, left, top, inner);

@@ -35,6 +35,7 @@ function showCatalog() {
 function tryTask(name) {
   choose(name, { alone: true });
   location.hash = "#ask";
+  showView(); // the browser tells of the new hash later than this
   byId("question").focus();
 }
 
