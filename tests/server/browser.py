@@ -83,7 +83,7 @@ def visiting(browser: Any, url: str, size: tuple[int, int] = DESKTOP, **options:
         yield visit
     finally:
         context.close()
-    assert visit.faults == []
+    assert not visit.faults, visit.faults
 
 
 def ask(page: Any, question: str = "what is it?") -> None:

@@ -137,7 +137,7 @@ def test_answers_of_two_tasks_and_the_base_model_stream_side_by_side(visit: Visi
         expect(card(page, task).locator(".answer")).to_have_text(f"{task} says anything")
         digest = site.server.service.tasks.find(task).digest
         expect(card(page, task).locator(".digest")).to_have_text(digest[:10])
-        for figure in ("first token", "speed", "3 tok"):
+        for figure in ("first token", "tok/s", "3 tok"):
             expect(card(page, task).locator(".figures")).to_contain_text(figure)
     expect(page.locator("#live")).to_contain_text("plain: plain says anything")
     expect(card(page, None).locator(".digest")).to_have_count(0)

@@ -121,6 +121,7 @@ def test_a_server_that_wants_a_key_is_asked_with_it(visit: Visit) -> None:
     expect(page.locator("#notice")).to_be_hidden()
     expect(page.locator('article.task[data-task="framed"] canvas')).to_be_visible()
     page.get_by_role("link", name="Ask", exact=True).click()
+    choose(page, "plain")
     ask(page)
     expect(card(page, "plain").locator(".answer")).to_have_text("plain says anything")
 

@@ -51,6 +51,8 @@ export class Card {
       if (error.name === "AbortError") return this.#end("stopped", `${this.name}: stopped.`);
       tell(this.fault, error.message);
       this.#end("failed", `${this.name}: error. ${error.message}`);
+    } finally {
+      this.#showFigures(meter);
     }
   }
 
@@ -80,10 +82,10 @@ export class Card {
   }
 
   #showFigures(meter) {
-    const { firstMs, rate, tokens } = meter;
+    const { firstMs, speed, tokens } = meter;
     const parts = [
       firstMs !== null && ["first token", inWords(firstMs)],
-      rate !== null && ["speed", `${rate.toFixed(rate < 10 ? 1 : 0)} tok/s`],
+      speed && (speed.label === "speed" || !this.isRunning) && [speed.label, `${speed.perSecond.toFixed(speed.perSecond < 10 ? 1 : 0)} tok/s`],
       tokens !== null && ["length", `${tokens} tok`],
     ].filter(Boolean);
     this.figures.replaceChildren(...parts.map(([label, value]) => make("span", { title: label },

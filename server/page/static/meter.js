@@ -1,5 +1,7 @@
 // How fast an answer came, measured in the browser: network and queue are in it.
 
+const LEAST_SECONDS = 0.05;
+
 /** Times of one answer, in milliseconds of `performance.now()`. */
 export class Meter {
   constructor() {
@@ -26,12 +28,17 @@ export class Meter {
     return this.last?.total ?? this.last?.tokens ?? null;
   }
 
-  /** Tokens a second between the first text and the last, null where one event brought it all. */
-  get rate() {
-    if (!this.last || this.last === this.first || this.last.tokens === null) return null;
+  /**
+   * Tokens a second, `{ label, perSecond }`: of the writing, from the first text to the last, where it took long
+   * enough to be timed (events that come in one packet have no time between them); else of the whole answer, the
+   * wait for its first token included. Null where nobody counted.
+   */
+  get speed() {
+    if (this.tokens === null) return null;
     const seconds = (this.last.at - this.first.at) / 1000;
-    const tokens = this.last.tokens - this.first.tokens;
-    return seconds > 0 && tokens > 0 ? tokens / seconds : null;
+    const written = this.last.tokens - this.first.tokens;
+    if (seconds >= LEAST_SECONDS && written > 0) return { label: "speed", perSecond: written / seconds };
+    return { label: "overall", perSecond: (this.tokens * 1000) / (this.last.at - this.began) };
   }
 }
 
