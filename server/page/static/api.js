@@ -88,14 +88,18 @@ export async function* stream(body, signal) {
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let kept = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    const parts = (kept + value).split(/\r?\n\r?\n/);
-    kept = parts.pop();
-    for (const part of parts) {
-      const lines = part.split(/\r?\n/).filter((line) => line.startsWith("data:"));
-      if (lines.length) yield lines.map((line) => line.slice(5).trimStart()).join("\n");
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      const parts = (kept + value).split(/\r?\n\r?\n/);
+      kept = parts.pop();
+      yield* parts.map(dataOf).filter((data) => data !== "");
     }
+  } finally {
+    reader.cancel().catch(() => {}); // of a stream that failed, or was left early
   }
 }
+
+const dataOf = (event) =>
+  event.split(/\r?\n/).filter((line) => line.startsWith("data:")).map((line) => line.slice(5).trimStart()).join("\n");

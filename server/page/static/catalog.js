@@ -13,6 +13,7 @@ const changes = new EventTarget();
 export const catalog = { state: "waiting", model: null, tasks: [], refused: [], fault: null };
 
 let timer = 0;
+let turn = 0;
 let listed = null;
 
 /** Calls `told` whenever something of the catalog is another. */
@@ -24,11 +25,13 @@ export const findTask = (name) => catalog.tasks.find((task) => task.id === name)
 /** Looks at once, and from then on. */
 export async function look() {
   clearTimeout(timer);
+  const mine = ++turn;
   const before = JSON.stringify(catalog);
   await read();
   if (JSON.stringify(catalog) !== before) changes.dispatchEvent(new Event("change"));
+  if (mine !== turn || catalog.state === "locked") return; // another look is under way; or only a key helps
   const isWell = catalog.state === "ready" || catalog.state === "degraded";
-  timer = setTimeout(look, isWell || catalog.state === "locked" ? READY_MS : WAITING_MS);
+  timer = setTimeout(look, isWell ? READY_MS : WAITING_MS);
 }
 
 /** Looks again, tasks too, whatever was known. */

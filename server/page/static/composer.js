@@ -52,7 +52,9 @@ function ask() {
   if (fault) return;
   const asked = { model: catalog.model, picture: picture(), question: byId("question").value.trim(), sampling: sampling() };
   const round = startRound(targets(), asked);
-  if (matchMedia("(max-width: 899px)").matches) round.scrollIntoView({ block: "start" });
+  if (!matchMedia("(max-width: 899px)").matches) return;
+  round.querySelector("h2").focus({ preventScroll: true }); // a phone's keyboard goes
+  round.scrollIntoView({ block: "start" });
 }
 
 function whyNot() {

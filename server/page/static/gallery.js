@@ -25,8 +25,15 @@ export function showGallery() {
   const found = tasks.filter((task) => matches(task, words));
   const shown = found.slice(0, FIRST);
   byId("gallery-count").textContent = summary(tasks, found, shown);
+  const focused = byId("gallery-cards").contains(document.activeElement) && document.activeElement;
   byId("gallery-cards").replaceChildren(...(tasks.length ? shown.map(taskCard) : [lesson()]));
+  if (focused) refocus(focused.closest("article").dataset.task, focused.className);
   showRefused();
+}
+
+function refocus(name, className) {
+  const again = byId("gallery-cards").querySelector(`[data-task="${CSS.escape(name)}"]`);
+  [...(again?.querySelectorAll("button") ?? [])].find((button) => button.className === className)?.focus();
 }
 
 function summary(tasks, found, shown) {
@@ -107,7 +114,8 @@ function facts(task) {
     model: task.base_model?.id,
     made: provenance.created?.slice(0, 10),
   };
-  const told = Object.entries(rows).filter(([, value]) => value);
+  const measured = Object.entries(task.metrics ?? {}).filter(([, value]) => typeof value === "number");
+  const told = [...Object.entries(rows).filter(([, value]) => value), ...measured];
   return make("dl", {}, told.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
 }
 

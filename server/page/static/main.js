@@ -22,7 +22,9 @@ function showView() {
   }
   document.title = view === "tasks" ? "Tasks · Passepartout" : "Passepartout";
   if (asked === "question") byId("question").focus();
-  if (view === "tasks") showGallery();
+  if (view !== "tasks") return;
+  showGallery();
+  lookAfresh(); // what is on the device changes with every question
 }
 
 function showCatalog() {
