@@ -15,7 +15,7 @@ from tests.server.conftest import Site
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = [name for name in ASSETS if name.endswith(".js")]
-MAX_LINES = 250
+MAX_LINES, MAX_WIDTH = 250, 110
 
 
 def test_the_page_is_at_the_root_and_its_files_beside_it(site: Site) -> None:
@@ -101,6 +101,7 @@ def test_a_script_is_small_and_puts_text_in_as_text(name: str) -> None:
     script = ASSETS[name].content.decode()
     assert script.startswith("// ")
     assert script.count("\n") <= MAX_LINES
+    assert max(map(len, script.splitlines())) <= MAX_WIDTH
     assert not re.search(
         r"(inner|outer|insertAdjacent|set)HTML|document\.write|\beval\(|new Function", script
     )

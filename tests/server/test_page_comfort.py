@@ -41,8 +41,8 @@ def is_ringed(page: Any) -> bool:
     """Whether what has the focus, or what stands for it, has an outline."""
     return bool(
         page.locator(":focus").evaluate(
-            "(one) => [one, one.nextElementSibling, one.parentElement].some("
-            "(node) => node && getComputedStyle(node).outlineStyle !== 'none')"
+            "(one) => [one, one.nextElementSibling, one.parentElement].some((node) => node"
+            " && !node.matches('.unseen') && getComputedStyle(node).outlineStyle !== 'none')"
         )
     )
 

@@ -61,8 +61,8 @@ function asError(said, status) {
 }
 
 /**
- * Asks, and gives what comes as it comes: first `{ digest }`, then `{ text, tokens }`; `tokens` are all so far,
- * null where the server does not count. Throws an ApiError, or an AbortError when `signal` stops it.
+ * Asks, and gives what comes as it comes: first `{ digest }`, then `{ text, tokens }`; `tokens` are all so
+ * far, null where the server does not count. Throws an ApiError, or an AbortError when `signal` stops it.
  */
 export async function* stream(body, signal) {
   const response = await ask("v1/chat/completions", {
@@ -101,5 +101,7 @@ async function* events(body) {
   }
 }
 
-const dataOf = (event) =>
-  event.split(/\r?\n/).filter((line) => line.startsWith("data:")).map((line) => line.slice(5).trimStart()).join("\n");
+function dataOf(event) {
+  const lines = event.split(/\r?\n/).filter((line) => line.startsWith("data:"));
+  return lines.map((line) => line.slice(5).trimStart()).join("\n");
+}

@@ -21,8 +21,8 @@ async function open() {
 
 function reason(error) {
   if (!navigator.mediaDevices) return "Browsers give the camera to pages on https and on localhost alone.";
-  if (error.name === "NotAllowedError") return "The camera was not allowed. The browser's address bar lets it.";
-  return "No camera was found.";
+  const isRefused = error.name === "NotAllowedError";
+  return isRefused ? "The camera was not allowed: the address bar lets it." : "No camera was found.";
 }
 
 function stop(given) {

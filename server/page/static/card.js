@@ -1,7 +1,8 @@
 // One answer: who was asked, the picture as the model gets it, the words as they come, how fast they came.
 
 import { stream } from "./api.js";
-import { announce, copy, make, tell } from "./dom.js";
+import { badge, copyButton, digestButton, quietButton } from "./controls.js";
+import { announce, make, tell } from "./dom.js";
 import { drawFramed, drawPlain } from "./frame.js";
 import { inWords, Meter } from "./meter.js";
 import { apiKey } from "./settings.js";
@@ -9,7 +10,6 @@ import { asCurl, asPython, requestBody } from "./snippets.js";
 import { methodOf } from "./words.js";
 
 const SIDE = 224;
-const DIGEST_SHOWN = 10;
 const COUNTED = { stream: true, stream_options: { include_usage: true, continuous_usage_stats: true } };
 let cards = 0;
 
@@ -22,7 +22,7 @@ export class Card {
     this.answer = make("p", { class: "answer" });
     this.fault = make("p", { class: "fault", hidden: true });
     this.figures = make("p", { class: "figures" });
-    this.stopButton = make("button", { type: "button", class: "quiet", onclick: () => this.stop() }, "Stop");
+    this.stopButton = quietButton("Stop", () => this.stop());
     this.node = this.#build();
     this.#turn("queued");
   }
@@ -46,9 +46,9 @@ export class Card {
       for await (const event of stream({ ...requestBody(this.request), ...COUNTED }, this.abort.signal)) {
         this.#take(event, meter);
       }
-      this.#end("done", `${this.name}: ${this.answer.textContent || "an empty answer"}.`);
+      this.#end("done", `${this.name}: ${this.answer.textContent.trim() || "an empty answer"}`);
     } catch (error) {
-      if (error.name === "AbortError") return this.#end("stopped", `${this.name}: stopped.`);
+      if (error.name === "AbortError") return this.#end("stopped", `${this.name}: stopped`);
       tell(this.fault, error.message);
       this.#end("failed", `${this.name}: error. ${error.message}`);
     } finally {
@@ -57,7 +57,7 @@ export class Card {
   }
 
   #take({ digest, text, tokens }, meter) {
-    if (digest) this.#showDigest(digest);
+    if (digest) this.digest.replaceChildren(digestButton(digest));
     if (text === undefined) return;
     meter.saw(text, tokens);
     if (text) {
@@ -83,40 +83,41 @@ export class Card {
 
   #showFigures(meter) {
     const { firstMs, speed, tokens } = meter;
+    const isTold = speed !== null && (speed.label === "speed" || !this.isRunning);
     const parts = [
       firstMs !== null && ["first token", inWords(firstMs)],
-      speed && (speed.label === "speed" || !this.isRunning) && [speed.label, `${speed.perSecond.toFixed(speed.perSecond < 10 ? 1 : 0)} tok/s`],
+      isTold && [speed.label, `${speed.perSecond.toFixed(speed.perSecond < 10 ? 1 : 0)} tok/s`],
       tokens !== null && ["length", `${tokens} tok`],
-    ].filter(Boolean);
-    this.figures.replaceChildren(...parts.map(([label, value]) => make("span", { title: label },
-      make("small", {}, label), make("b", {}, value))));
-  }
-
-  #showDigest(digest) {
-    const button = make("button", { type: "button", class: "digest", title: `Copy the digest ${digest}` }, digest.slice(0, DIGEST_SHOWN));
-    button.setAttribute("aria-label", `Copy the digest, ${digest.slice(0, DIGEST_SHOWN)}`);
-    button.addEventListener("click", () => copy(digest, button, "Digest"));
-    this.digest.replaceChildren(button);
+    ];
+    this.figures.replaceChildren(...parts.filter(Boolean).map(([label, value]) =>
+      make("span", {}, make("small", {}, label), make("b", {}, value))));
   }
 
   #build() {
     const { task } = this.request;
     const title = `card-${++cards}`;
     this.digest = make("span", { class: "digest-place" }, task ? "" : "no task");
-    return make("article", { class: "card", tabindex: "-1", "aria-labelledby": title, data: { task: task?.id ?? "" } },
-      make("header", {},
-        this.#picture(),
-        make("div", { class: "who" }, make("h3", { id: title }, this.name), task && make("span", { class: "badge" }, methodOf(task)), this.digest),
-        this.stopButton),
+    const who = make("div", { class: "who" },
+      make("h3", { id: title }, this.name), task && badge(methodOf(task)), this.digest);
+    const about = { class: "card", tabindex: "-1", "aria-labelledby": title, data: { task: task?.id ?? "" } };
+    return make("article", about,
+      make("header", {}, this.#picture(), who, this.stopButton),
       this.answer, this.fault, this.figures,
-      make("footer", {}, this.#copier("curl", asCurl), this.#copier("Python", asPython)));
+      make("footer", {},
+        copyButton("curl", () => asCurl(this.#written())),
+        copyButton("Python", () => asPython(this.#written()))));
+  }
+
+  #written() {
+    return { ...this.request, hasKey: apiKey() !== "" };
   }
 
   #picture() {
     const { picture, task } = this.request;
     if (!picture) return null;
-    const label = task?.frame ? `The picture in the frame of ${task.id}` : "The picture as it is, without a frame";
-    const place = make("div", { class: "seen", role: "img", "aria-label": label }, drawPlain(picture.image, SIDE));
+    const words = task?.frame ? `in the frame of ${task.id}` : "as it is, without a frame";
+    const about = { class: "seen", role: "img", "aria-label": `The picture ${words}` };
+    const place = make("div", about, drawPlain(picture.image, SIDE));
     if (task?.frame) {
       drawFramed(picture.image, task).then(
         (canvas) => place.replaceChildren(canvas),
@@ -124,11 +125,5 @@ export class Card {
       );
     }
     return place;
-  }
-
-  #copier(label, write) {
-    const button = make("button", { type: "button", class: "quiet", title: `Copy the request as ${label}` }, `Copy ${label}`);
-    button.addEventListener("click", () => copy(write({ ...this.request, hasKey: apiKey() !== "" }), button, `Request as ${label}`));
-    return button;
   }
 }

@@ -55,7 +55,8 @@ export const matches = (task, words) => `${task.id} ${task.description ?? ""}`.t
 
 function emptyHint(found, words) {
   if (words && !found.length) return "No task of that name.";
-  return catalog.tasks.length || catalog.state === "waiting" ? "" : "No task is served: the base model answers alone.";
+  if (catalog.tasks.length || catalog.state === "waiting") return "";
+  return "No task is served: the base model answers alone.";
 }
 
 function draw(tasks) {
@@ -67,7 +68,8 @@ function draw(tasks) {
 const taskChip = (task) => chip(task.id, task.id, task.description ?? "");
 
 function chip(name, label, title) {
-  const box = make("input", { type: "checkbox", class: "unseen", data: { task: name }, onchange: () => turn(name) });
+  const about = { type: "checkbox", class: "unseen", data: { task: name } };
+  const box = make("input", { ...about, onchange: () => turn(name) });
   box.checked = chosen.has(name);
   return make("label", { class: "chip", title }, box, make("span", {}, label));
 }

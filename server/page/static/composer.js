@@ -50,8 +50,9 @@ function ask() {
   const fault = whyNot();
   tell(byId("ask-fault"), fault);
   if (fault) return;
-  const asked = { model: catalog.model, picture: picture(), question: byId("question").value.trim(), sampling: sampling() };
-  const round = startRound(targets(), asked);
+  const question = byId("question").value.trim();
+  const { model } = catalog;
+  const round = startRound(targets(), { model, picture: picture(), question, sampling: sampling() });
   if (!matchMedia("(max-width: 899px)").matches) return;
   round.querySelector("h2").focus({ preventScroll: true }); // a phone's keyboard goes
   round.scrollIntoView({ block: "start" });
@@ -68,11 +69,11 @@ async function showExamples() {
   const response = await fetch("page/examples/examples.json");
   const examples = await response.json();
   byId("examples").replaceChildren(...examples.map((example) => make("li", {},
-    make("button", { type: "button", class: "example", title: example.title, onclick: () => takeOver(example) },
+    make("button", { type: "button", class: "example", title: example.title, onclick: () => use(example) },
       make("img", { src: `page/examples/${example.file}`, alt: example.title, width: 56, height: 56 })))));
 }
 
-async function takeOver({ file, task, question }) {
+async function use({ file, task, question }) {
   await takeExample(file);
   const field = byId("question");
   if (!field.value.trim() || field.value === suggested) field.value = suggested = question;

@@ -4,8 +4,8 @@
 export const byId = (id) => document.getElementById(id);
 
 /**
- * A new element. `props`: `class`, `data` (an object), `on…` (handlers), else an attribute; false and null are
- * left out. `children`: nodes, and anything else as text; null is left out.
+ * A new element. `props`: `class`, `data` (an object), `on…` (handlers), else an attribute; false and null
+ * are left out. `children`: nodes, and anything else as text; null is left out.
  */
 export function make(tag, props = {}, ...children) {
   const node = document.createElement(tag);
@@ -38,7 +38,7 @@ export function announce(text) {
 
 function sayAnnounced() {
   const live = byId("live");
-  const text = announced.join(" ");
+  const text = announced.join(". ");
   live.textContent = live.textContent === text ? `${text}\u00a0` : text;
   announced = [];
 }

@@ -1,4 +1,4 @@
-// Small drawings: where the prompts of a task without a frame sit, and how accurate a task was measured to be.
+// Small drawings: where a task has its learned tokens, and how accurate it was measured to be.
 
 import { make } from "./dom.js";
 
@@ -22,9 +22,13 @@ export function drawLayers(task) {
   ].filter(([, spec]) => spec);
   const room = WIDTH / Math.max(1, stacks.length);
   const drawn = stacks.flatMap(([name, spec], index) => stack(name, spec, index * room + 16, room - 32));
-  const words = stacks.map(([name, spec]) => `${spec.length} tokens at ${rowsOf(spec).length} of ${spec.layers} layers of the ${name} model`);
-  return draw("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "layers", role: "img", "aria-label": `Learned: ${words.join("; ")}` }, ...drawn);
+  const words = `Learned: ${stacks.map(([name, spec]) => inWords(name, spec)).join("; ")}`;
+  const about = { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "layers", role: "img", "aria-label": words };
+  return draw("svg", about, ...drawn);
 }
+
+const inWords = (name, spec) =>
+  `${spec.length} tokens at ${rowsOf(spec).length} of ${spec.layers} layers of the ${name} model`;
 
 const rowsOf = (spec) => spec.at ?? Array.from({ length: spec.layers }, (_, layer) => layer);
 
@@ -34,13 +38,15 @@ function stack(name, spec, left, width) {
   const columns = Math.min(spec.length, MOST_COLUMNS);
   const cell = Math.min(6, (width * 0.62) / columns);
   const learned = new Set(rowsOf(spec));
+  const height = step * 0.62;
   const nodes = [];
   for (let layer = 0; layer < spec.layers; layer++) {
     const y = bottom - (layer + 1) * step;
-    nodes.push(draw("rect", { x: left, y, width, height: step * 0.62, rx: 1, class: "row" }));
+    nodes.push(draw("rect", { x: left, y, width, height, rx: 1, class: "row" }));
     if (!learned.has(layer)) continue;
     for (let column = 0; column < columns; column++) {
-      nodes.push(draw("rect", { x: left + column * cell, y, width: cell * 0.78, height: step * 0.62, rx: 0.6, class: "token" }));
+      const x = left + column * cell;
+      nodes.push(draw("rect", { x, y, width: cell * 0.78, height, rx: 0.6, class: "token" }));
     }
   }
   const label = draw("text", { x: left, y: HEIGHT - 8 });
@@ -62,11 +68,15 @@ const percent = (share) => `${Math.round(share * 100)} %`;
 
 function bar(name, { accuracy, low, high }) {
   const hasInterval = Number.isFinite(low) && Number.isFinite(high);
-  const words = `${name}: ${percent(accuracy)}${hasInterval ? `, 95 % interval ${percent(low)} to ${percent(high)}` : ""}`;
+  const interval = hasInterval ? `, 95 % interval ${percent(low)} to ${percent(high)}` : "";
   const parts = [
     draw("rect", { x: 0, y: 3, width: 100, height: 6, rx: 1, class: "track" }),
     draw("rect", { x: 0, y: 3, width: accuracy * 100, height: 6, rx: 1, class: "value" }),
   ];
-  if (hasInterval) parts.push(draw("rect", { x: low * 100, y: 5.25, width: (high - low) * 100, height: 1.5, class: "whisker" }));
-  return draw("svg", { viewBox: "0 0 100 12", preserveAspectRatio: "none", role: "img", "aria-label": words }, ...parts);
+  if (hasInterval) {
+    const width = (high - low) * 100;
+    parts.push(draw("rect", { x: low * 100, y: 5.25, width, height: 1.5, class: "whisker" }));
+  }
+  const about = { role: "img", "aria-label": `${name}: ${percent(accuracy)}${interval}` };
+  return draw("svg", { viewBox: "0 0 100 12", preserveAspectRatio: "none", ...about }, ...parts);
 }

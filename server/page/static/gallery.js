@@ -2,7 +2,8 @@
 
 import { catalog } from "./catalog.js";
 import { matches } from "./chips.js";
-import { copy, byId, make } from "./dom.js";
+import { badge, digestButton } from "./controls.js";
+import { byId, make } from "./dom.js";
 import { drawAccuracy, drawLayers } from "./figures.js";
 import { drawPreview } from "./frame.js";
 import { methodOf, shapeOf } from "./words.js";
@@ -39,14 +40,15 @@ function refocus(name, className) {
 function summary(tasks, found, shown) {
   if (!tasks.length) return "";
   const onDevice = tasks.filter((task) => task.on_device).length;
-  const cut = shown.length < found.length ? ` · the first ${shown.length} of ${found.length}: filter by name` : "";
+  const isCut = shown.length < found.length;
+  const cut = isCut ? ` · the first ${shown.length} of ${found.length}: filter by name` : "";
   return `${tasks.length} served, ${onDevice} of them on the device${cut}`;
 }
 
 function lesson() {
   return make("div", { class: "empty" },
     make("h2", {}, "No tasks yet"),
-    make("p", {}, "A task is a folder with bundle.json and tensors.safetensors in the store. Train one, put it in, and it appears here; no restart."),
+    make("p", {}, "A task is a folder in the store. Train one, put it in, and it appears here; no restart."),
     make("pre", {}, "passepartout train m2pt --config CONFIG\npassepartout task put BUNDLE STORE"));
 }
 
@@ -55,7 +57,7 @@ function showRefused() {
   byId("refused").hidden = !refused.length;
   byId("refused").replaceChildren(
     make("h2", {}, refused.length === 1 ? "One bundle is refused" : `${refused.length} bundles are refused`),
-    make("p", {}, "They are not served. Correct them in the store, and the server takes them at its next look."),
+    make("p", {}, "Not served. Correct them in the store, and the server takes them at its next look."),
     ...refused.map(({ bundle, faults }) => make("details", { open: refused.length < 4 },
       make("summary", {}, bundle), make("ul", {}, faults.map((fault) => make("li", {}, fault))))));
 }
@@ -65,38 +67,34 @@ function taskCard(task) {
   return make("article", { class: "task", "aria-labelledby": title, data: { task: task.id } },
     portrait(task),
     make("div", { class: "label" },
-      make("header", {}, make("h2", { id: title }, task.id), make("span", { class: "badge" }, methodOf(task))),
+      make("header", {}, make("h2", { id: title }, task.id), badge(methodOf(task))),
       task.description && make("p", {}, task.description),
       accuracy(task),
       facts(task),
-      make("footer", {},
-        make("button", { type: "button", onclick: () => tryOut(task.id), "aria-label": `Try ${task.id}` }, "Try it"),
-        digestButton(task.digest),
-        make("span", { class: "place", data: { there: task.on_device } }, task.on_device ? "on the device" : "comes when asked"))));
+      make("footer", {}, tryButton(task), digestButton(task.digest), place(task))));
 }
 
+const tryButton = ({ id }) =>
+  make("button", { type: "button", onclick: () => tryOut(id), "aria-label": `Try ${id}` }, "Try it");
+
+const place = ({ on_device: isThere }) =>
+  make("span", { class: "place", data: { there: isThere } }, isThere ? "on the device" : "comes when asked");
+
 function portrait(task) {
-  const place = make("div", { class: "portrait" });
+  const wall = make("div", { class: "portrait" });
   if (!task.frame) {
-    place.append(drawLayers(task));
-    return place;
+    wall.append(drawLayers(task));
+    return wall;
   }
   drawPreview(task).then(
     (canvas) => {
       canvas.setAttribute("role", "img");
       canvas.setAttribute("aria-label", `The frame of ${task.id} around a grey picture`);
-      place.append(canvas);
+      wall.append(canvas);
     },
-    (error) => place.append(make("p", { class: "fault" }, error.message)),
+    (error) => wall.append(make("p", { class: "fault" }, error.message)),
   );
-  return place;
-}
-
-function digestButton(digest) {
-  const button = make("button", { type: "button", class: "digest", title: `Copy the digest ${digest}` }, digest.slice(0, 10));
-  button.setAttribute("aria-label", `Copy the digest, ${digest.slice(0, 10)}`);
-  button.addEventListener("click", () => copy(digest, button, "Digest"));
-  return button;
+  return wall;
 }
 
 function facts(task) {
@@ -116,7 +114,8 @@ function facts(task) {
   };
   const measured = Object.entries(task.metrics ?? {}).filter(([, value]) => typeof value === "number");
   const told = [...Object.entries(rows).filter(([, value]) => value), ...measured];
-  return make("dl", {}, told.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
+  const row = ([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value));
+  return make("dl", {}, told.map(row));
 }
 
 function accuracy(task) {

@@ -29,9 +29,9 @@ export class Meter {
   }
 
   /**
-   * Tokens a second, `{ label, perSecond }`: of the writing, from the first text to the last, where it took long
-   * enough to be timed (events that come in one packet have no time between them); else of the whole answer, the
-   * wait for its first token included. Null where nobody counted.
+   * Tokens a second, `{ label, perSecond }`: of the writing, from the first text to the last, where it took
+   * long enough to be timed (events that come in one packet have no time between them); else of the whole
+   * answer, the wait for its first token included. Null where nobody counted.
    */
   get speed() {
     if (this.tokens === null) return null;

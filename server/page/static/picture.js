@@ -17,7 +17,8 @@ export async function take(file, { source = null, name = file.name } = {}) {
     const image = await decode(file);
     const blob = SERVED.includes(file.type) ? file : await toPng(image);
     const isSame = blob === file;
-    show({ name: isSame ? name : `${name}.png`, url: await dataUrl(blob), image, source: isSame ? source : null });
+    const known = isSame ? { name, source } : { name: `${name}.png`, source: null };
+    show({ ...known, url: await dataUrl(blob), image });
   } catch {
     tell(byId("picture-fault"), `${name || "This"} is no picture that the browser can read.`);
   }

@@ -1,6 +1,7 @@
 // Questions and their answers, the newest on top. A question to several is one round of cards.
 
 import { Card } from "./card.js";
+import { quietButton } from "./controls.js";
 import { byId, make } from "./dom.js";
 
 const AT_ONCE = 5; // browsers open six connections to a server that speaks HTTP/1.1; one is left for the page
@@ -11,14 +12,15 @@ let running = 0;
 /** Asks every target; `asked`: `{ model, picture, question, sampling }`. Returns the round's element. */
 export function startRound(targets, asked) {
   const cards = targets.map((task) => new Card({ ...asked, task }));
-  const stop = make("button", { type: "button", class: "quiet", onclick: () => cards.forEach((card) => card.stop()) }, "Stop all");
+  const stopCards = () => cards.forEach((card) => card.stop());
+  const stop = quietButton("Stop all", stopCards);
   const count = cards.length === 1 ? "1 answer" : `${cards.length} answers`;
   const title = make("h2", { tabindex: "-1" }, asked.question || "(no words, the picture alone)");
   const round = make("section", { class: "round", "aria-label": `Answers to: ${asked.question}` },
     make("header", {}, title, make("span", { class: "hint" }, `${count} · ${clock()}`), stop),
     make("div", { class: "cards" }, cards.map((card) => card.node)));
   round.addEventListener("turn", () => { stop.hidden = !cards.some((card) => card.isRunning); });
-  round.stop = () => cards.forEach((card) => card.stop());
+  round.stop = stopCards;
   byId("empty")?.remove();
   byId("rounds").prepend(round);
   forgetOld();

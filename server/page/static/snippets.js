@@ -23,14 +23,15 @@ export function asCurl(request) {
     "  -H 'Content-Type: application/json' \\",
     ...(hasKey ? ['  -H "Authorization: Bearer $PASSEPARTOUT_API_KEY" \\'] : []),
     "  -d @- <<JSON",
-    picture ? body.replace(PLACE, () => `${head(picture)}$(${bytesCommand(picture)} | base64 | tr -d '\\n')`) : body,
+    picture ? body.replace(PLACE, () => head(picture) + bytesInBase64(picture)) : body,
     "JSON",
   ];
   return `${lines.join("\n")}\n`;
 }
 
-function bytesCommand({ source, name }) {
-  return source ? `curl -sS ${quoted(source)}` : `cat ${quoted(name)}`;
+function bytesInBase64({ source, name }) {
+  const read = source ? `curl -sS ${quoted(source)}` : `cat ${quoted(name)}`;
+  return `$(${read} | base64 | tr -d '\\n')`;
 }
 
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
@@ -39,16 +40,17 @@ const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 export function asPython(request) {
   const { picture, task, question, model, sampling, hasKey } = request;
   const text = `{"type": "text", "text": ${JSON.stringify(question)}},`;
-  const shown = `{"type": "image_url", "image_url": {"url": ${JSON.stringify(picture ? head(picture) : "")} + picture}},`;
+  const url = picture && `${JSON.stringify(head(picture))} + picture`;
+  const key = hasKey ? 'os.environ["PASSEPARTOUT_API_KEY"]' : '"none"';
   const lines = [
     ...imports(request),
     "",
     ...(picture ? [`picture = base64.b64encode(${bytesExpression(picture)}).decode()`] : []),
-    `client = OpenAI(base_url=${JSON.stringify(address("v1"))}, api_key=${hasKey ? 'os.environ["PASSEPARTOUT_API_KEY"]' : '"none"'})`,
+    `client = OpenAI(base_url=${JSON.stringify(address("v1"))}, api_key=${key})`,
     "answer = client.chat.completions.create(",
     `    model=${JSON.stringify(model)},`,
     '    messages=[{"role": "user", "content": [',
-    ...(picture ? [`        ${shown}`] : []),
+    ...(picture ? [`        {"type": "image_url", "image_url": {"url": ${url}}},`] : []),
     ...(question || !picture ? [`        ${text}`] : []),
     "    ]}],",
     ...Object.entries(sampling).map(([name, value]) => `    ${name}=${value},`),
@@ -70,5 +72,6 @@ function imports({ picture, hasKey }) {
 }
 
 function bytesExpression({ source, name }) {
-  return source ? `httpx.get(${JSON.stringify(source)}).content` : `Path(${JSON.stringify(name)}).read_bytes()`;
+  const told = JSON.stringify(source ?? name);
+  return source ? `httpx.get(${told}).content` : `Path(${told}).read_bytes()`;
 }

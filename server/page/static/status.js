@@ -5,12 +5,12 @@ import { byId, make } from "./dom.js";
 import { openSettings } from "./settings.js";
 
 const count = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
+const served = () => `${catalog.model} · ${count(catalog.tasks.length, "task")}`;
 
 const WORDS = {
   waiting: () => "Looking for the server…",
-  ready: () => `${catalog.model} · ${count(catalog.tasks.length, "task")}`,
-  degraded: () =>
-    `${catalog.model} · ${count(catalog.tasks.length, "task")} · ${count(catalog.refused.length, "bundle")} refused`,
+  ready: served,
+  degraded: () => `${served()} · ${count(catalog.refused.length, "bundle")} refused`,
   starting: () => "The engine is starting…",
   engine_down: () => "The engine is down",
   no_tasks: () => `${catalog.model ?? "Server"} · every bundle is refused`,
@@ -20,15 +20,16 @@ const WORDS = {
 
 const NOTICES = {
   starting: () => ["The engine is starting. ", "The page goes on as soon as it answers; nothing to do."],
-  engine_down: () => ["The engine is down. ", "The server's log says why; the page looks again every two seconds."],
-  silent: () => ["The server does not answer. ", "The page looks again every two seconds."],
-  no_tasks: () => ["Every bundle of the store is refused. ", make("a", { href: "#tasks" }, "See the faults.")],
+  engine_down: () => ["The engine is down. ", "The server's log says why. The page looks again."],
+  silent: () => ["The server does not answer. ", "The page looks again."],
+  no_tasks: () => ["Every bundle is refused. ", make("a", { href: "#tasks" }, "See the faults.")],
   locked: () => [
     "This server wants an API key. ",
     make("button", { type: "button", onclick: openSettings }, "Enter the key"),
   ],
   ready: () => (catalog.tasks.length ? null : [
-    "No task is served yet. ", "The base model answers alone. Put a bundle into the store, and it appears here: ",
+    "No task is served yet. ",
+    "The base model answers alone. Put a bundle into the store, and it appears here: ",
     make("code", {}, "passepartout task put BUNDLE STORE"),
   ]),
 };

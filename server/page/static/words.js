@@ -4,8 +4,7 @@
 export function methodOf(task) {
   const said = { tvp: "TVP", m2pt: "M²PT" }[task.provenance?.method];
   if (said) return said;
-  const parts = [task.frame && "frame", task.text && "text", task.vision && "vision", task.prefix && "prefix"];
-  return parts.filter(Boolean).join(" + ") || "task";
+  return ["frame", "text", "vision", "prefix"].filter((part) => task[part]).join(" + ") || "task";
 }
 
 /** Layers that have prompts of their own, and tokens in each. */
