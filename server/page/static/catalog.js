@@ -1,4 +1,4 @@
-// What the server serves now: its state, its tasks, its refused bundles. Looked at again every few seconds.
+// What the server serves now: state, tasks, refused bundles. Looked at again every few seconds.
 
 import { getJson } from "./api.js";
 
@@ -8,7 +8,7 @@ const changes = new EventTarget();
 
 /**
  * `state`: of /ready, or `waiting` before the first answer, `silent` where none comes, `locked` where a key
- * is wanted. `model`: the base model's name. `tasks`: as /v1/tasks lists them. `refused`: bundles with faults.
+ * is wanted. `model`: the base model's name. `tasks`: those of /v1/tasks. `refused`: bundles with faults.
  */
 export const catalog = { state: "waiting", model: null, tasks: [], refused: [], fault: null };
 
@@ -29,7 +29,7 @@ export async function look() {
   const before = JSON.stringify(catalog);
   await read();
   if (JSON.stringify(catalog) !== before) changes.dispatchEvent(new Event("change"));
-  if (mine !== turn || catalog.state === "locked") return; // a later look goes on; or a key alone helps
+  if (mine !== turn || catalog.state === "locked") return; // a later look goes on, or a key alone helps
   const isWell = catalog.state === "ready" || catalog.state === "degraded";
   timer = setTimeout(look, isWell ? READY_MS : WAITING_MS);
 }
