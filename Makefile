@@ -10,8 +10,11 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
 	&& echo $$python && break; done)
 ARGS ?=
+# Tests run in so many processes with a thread each, a module whole in one of them; WORKERS=0: in one, as by hand.
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 STAMP := $(VENV)/.installed-$(FLAVOUR)
 
 .DEFAULT_GOAL := help
@@ -27,7 +30,7 @@ demo: $(STAMP) ## the main job on the embedded model: train, serve, compare (ARG
 
 test: $(STAMP) ## all tests: unit, browser (the page), engine (real vLLM), behaviour (pico-llava)
 	deploy/browser.sh
-	$(BIN)/pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 check: lint types unit ## the quick layer: lint, types, unit tests
 
@@ -39,7 +42,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 unit: $(STAMP)
-	$(BIN)/pytest -m unit $(ARGS)
+	$(PYTEST) -m unit $(ARGS)
 
 format: $(STAMP) ## let ruff mend layout and what it can
 	$(BIN)/ruff check --fix .

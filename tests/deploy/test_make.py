@@ -40,7 +40,8 @@ def test_a_verb_installs_nothing_where_all_is_installed(tmp_path: Path) -> None:
 
 def test_the_tests_see_to_a_browser_first(tmp_path: Path) -> None:
     planned = make("--dry-run", "test", f"VENV={tmp_path}/venv", "FLAVOUR=cpu").splitlines()
-    assert planned.index("deploy/browser.sh") < planned.index(f"{tmp_path}/venv/bin/pytest ")
+    tests = next(line for line in planned if line.startswith(f"{tmp_path}/venv/bin/pytest "))
+    assert planned.index("deploy/browser.sh") < planned.index(tests)
 
 
 def commands(folder: Path, **scripts: str) -> Path:
