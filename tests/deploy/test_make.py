@@ -1,6 +1,7 @@
 """The Makefile's verbs and the installer: each verb sets itself up, on the flavour the machine can run."""
 
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -46,7 +47,7 @@ def test_the_tests_see_to_a_browser_first(tmp_path: Path) -> None:
 
 def commands(folder: Path, **scripts: str) -> Path:
     """A folder of commands, each a shell script that notes its call before it does what it is given to do."""
-    (folder / "timeout").symlink_to("/usr/bin/timeout")
+    (folder / "timeout").symlink_to(str(shutil.which("timeout")))
     for name, body in scripts.items():
         command = folder / name
         command.write_text(f'#!/bin/sh\necho "{name} $*" >> {folder}/calls\n{body}\n')
