@@ -10,8 +10,11 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
 	&& echo $$python && break; done)
 ARGS ?=
+# Tests run in so many processes with a thread each, a module whole in one of them; WORKERS=0: in one, as by hand.
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 STAMP := $(VENV)/.installed-$(FLAVOUR)
 
 .DEFAULT_GOAL := help
@@ -25,8 +28,9 @@ install: $(STAMP) ## make .venv and install what this machine can run (CPU or GP
 demo: $(STAMP) ## the main job on the embedded model: train, serve, compare (ARGS=--no-wait ends it)
 	$(BIN)/passepartout demo $(ARGS)
 
-test: $(STAMP) ## all tests: unit, engine (real vLLM), behaviour (pico-llava)
-	$(BIN)/pytest $(ARGS)
+test: $(STAMP) ## all tests: unit, browser (the page), engine (real vLLM), behaviour (pico-llava)
+	deploy/browser.sh
+	$(PYTEST) $(ARGS)
 
 check: lint types unit ## the quick layer: lint, types, unit tests
 
@@ -38,7 +42,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 unit: $(STAMP)
-	$(BIN)/pytest -m unit $(ARGS)
+	$(PYTEST) -m unit $(ARGS)
 
 format: $(STAMP) ## let ruff mend layout and what it can
 	$(BIN)/ruff check --fix .

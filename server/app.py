@@ -27,6 +27,7 @@ from server.engine.residency import Residency
 from server.log import logger
 from server.middleware import TaskMiddleware
 from server.outside.fetch import Fetcher
+from server.page.routes import add_page
 from server.routes import add_routes
 from server.service import Service
 from server.tasks import Loader
@@ -121,10 +122,11 @@ def watch_frames(service: Service) -> None:
 
 
 def attach(app: FastAPI, service: Service) -> None:
-    """Put the middleware and our routes on `app`: who asks is asked first."""
+    """Put the middleware, our routes and the page on `app`: who asks is asked first."""
     app.user_middleware.append(Middleware(AccessMiddleware, access=service.access))
     app.user_middleware.append(Middleware(TaskMiddleware, service=service))
     add_routes(app, service)
+    add_page(app)
 
 
 async def start(

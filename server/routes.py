@@ -20,7 +20,7 @@ from fastapi.responses import JSONResponse, Response
 from prompts.bundle import Bundle
 from prompts.errors import PassepartoutError
 from prompts.frame import preview
-from server.access.caller import is_admin, may_see, require_task
+from server.access.caller import CURRENT_CALLER, is_admin, may_see, require_task
 from server.errors import error_response
 from server.middleware import DIGEST_HEADER
 from server.resolve import TASK_HEADER
@@ -73,7 +73,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         200 `ready`: the engine is up and every bundle of the store is served. 200 `degraded`: the engine is
         up, some bundles are refused, each listed with its faults; the good ones serve, so a load balancer
         keeps the server. 503 `no_tasks`: every bundle of the store is refused. 503 `starting` or
-        `engine_down`: nothing is answered. Where the server has keys, all but the word is for admins.
+        `engine_down`: nothing is answered. With keys, see `_details` for who is told what.
         """
         status, body = await _readiness(service)
         return JSONResponse(body, status_code=status)
@@ -95,19 +95,25 @@ async def _readiness(service: Service) -> tuple[HTTPStatus, dict[str, Any]]:
         state, status = "no_tasks", HTTPStatus.SERVICE_UNAVAILABLE
     else:
         state, status = ("degraded" if tasks.faults else "ready"), HTTPStatus.OK
-    access = service.access
-    if access.book is not None and not is_admin():
-        return status, {"status": state}
-    refused = [{"bundle": entry, "faults": faults} for entry, faults in sorted(tasks.faults.items())]
-    body: dict[str, Any] = {
-        "status": state,
+    return status, {"status": state, **_details(service)}
+
+
+def _details(service: Service) -> dict[str, Any]:
+    """What the caller may know of what serves: with keys, nothing without one; faults for admins."""
+    book = service.access.book
+    if book is not None and CURRENT_CALLER.get() is None:
+        return {}
+    digests = sorted(service.tasks.digests().items())
+    details: dict[str, Any] = {
         "model": service.base_names[0] if service.base_names else None,
-        "tasks": dict(sorted(tasks.digests().items())),
-        "refused": refused,
+        "tasks": {name: digest for name, digest in digests if may_see(name)},
     }
-    if access.book is not None:
-        body["keys_refused"] = access.book.faults
-    return status, body
+    if book is None or is_admin():
+        faults = sorted(service.tasks.faults.items())
+        details["refused"] = [{"bundle": entry, "faults": found} for entry, found in faults]
+    if book is not None and is_admin():
+        details["keys_refused"] = book.faults
+    return details
 
 
 def _seen(service: Service) -> list[ServedTask]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-LAYERS = ("unit", "engine", "behaviour")
+LAYERS = ("unit", "browser", "engine", "behaviour")
 
 # Before torch, vLLM or huggingface_hub are imported; whoever sets a variable keeps it.
 _DEFAULTS = {
@@ -20,6 +20,10 @@ _DEFAULTS = {
     "MPLBACKEND": "Agg",
     "TOKENIZERS_PARALLELISM": "false",
 }
+_BESIDE_OTHERS = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+"""In a worker of `pytest -n`: threads of two processes that wait for each other on one core cost half the time."""
+if "PYTEST_XDIST_WORKER" in os.environ:
+    _DEFAULTS |= _BESIDE_OTHERS
 for _name, _value in _DEFAULTS.items():
     os.environ.setdefault(_name, _value)
 

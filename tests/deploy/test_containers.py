@@ -101,7 +101,7 @@ def test_every_python_package_of_the_wheel_is_in_the_image() -> None:
 
 def test_the_scripts_are_sound_shell_and_may_be_run() -> None:
     scripts = [*DEPLOY.glob("*.sh"), ROOT / ".ci" / "run"]
-    assert len(scripts) == 3
+    assert len(scripts) == 4
     for script in scripts:
         assert os.access(script, os.X_OK), script
         subprocess.run(["sh", "-n", script], check=True)

@@ -1,6 +1,7 @@
 """The Makefile's verbs and the installer: each verb sets itself up, on the flavour the machine can run."""
 
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -14,6 +15,7 @@ VERBS = {
     "check": "/bin/mypy",
     "install": "deploy/install.sh",
 }
+PACKAGES = "chromium fonts-dejavu-core"
 PIP_DRY_RUN = "--dry-run"
 
 
@@ -35,6 +37,50 @@ def test_a_verb_installs_first_in_a_clean_checkout(verb: str, does: str, tmp_pat
 def test_a_verb_installs_nothing_where_all_is_installed(tmp_path: Path) -> None:
     (tmp_path / ".installed-cpu").touch()
     assert "install.sh" not in make("--dry-run", "test", f"VENV={tmp_path}", "FLAVOUR=cpu")
+
+
+def test_the_tests_see_to_a_browser_first(tmp_path: Path) -> None:
+    planned = make("--dry-run", "test", f"VENV={tmp_path}/venv", "FLAVOUR=cpu").splitlines()
+    tests = next(line for line in planned if line.startswith(f"{tmp_path}/venv/bin/pytest "))
+    assert planned.index("deploy/browser.sh") < planned.index(tests)
+
+
+def commands(folder: Path, **scripts: str) -> Path:
+    """A folder of commands, each a shell script that notes its call before it does what it is given to do."""
+    (folder / "timeout").symlink_to(str(shutil.which("timeout")))
+    for name, body in scripts.items():
+        command = folder / name
+        command.write_text(f'#!/bin/sh\necho "{name} $*" >> {folder}/calls\n{body}\n')
+        command.chmod(0o755)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("scripts", "called", "told"),
+    [
+        ({"chromium": ""}, [], ""),
+        ({"id": "echo 1000", "apt-get": ""}, ["id -u"], "as root"),
+        ({"id": "echo 0"}, [], "as root"),
+        ({"id": "echo 0", "apt-get": "exit 100"}, ["id -u", "apt-get update"], "could not be installed"),
+        (
+            {"id": "echo 0", "apt-get": ""},
+            ["id -u", "apt-get update", f"apt-get install --yes --no-install-recommends {PACKAGES}"],
+            "",
+        ),
+    ],
+    ids=["is there", "no root", "no apt", "no packages", "installed"],
+)
+def test_the_browser_is_installed_where_that_can_be_and_never_stops_a_run(
+    tmp_path: Path, scripts: dict[str, str], called: list[str], told: str
+) -> None:
+    folder = commands(tmp_path, **scripts)
+    done = subprocess.run(
+        [ROOT / "deploy" / "browser.sh"], env={"PATH": str(folder)}, capture_output=True, text=True
+    )
+    calls = (folder / "calls").read_text().splitlines() if (folder / "calls").exists() else []
+    assert [call.replace("--quiet ", "") for call in calls] == called
+    assert (done.returncode, told in done.stderr) == (0, True)
+    assert bool(done.stderr) == bool(told)
 
 
 def test_help_is_the_default_and_names_the_promised_verbs() -> None:

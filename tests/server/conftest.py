@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +73,13 @@ def site(store: Path) -> Iterator[Site]:
     server = make_server()
     loader = FakeLoader(refuses={"homeless": CapacityError("no room for 3 text rows")})
     asyncio.run(start(server.service, ServeConfig(tasks=store), base_names=("base",), loader=loader))
+    with listening(server) as found:
+        yield found
+
+
+@contextmanager
+def listening(server: FakeServer) -> Iterator[Site]:
+    """The server behind a real socket, in a thread of its own, its engine in good health."""
     server.service.engine_is_healthy = _healthy
     listener = socket.create_server(("127.0.0.1", 0))
     running = uvicorn.Server(uvicorn.Config(server.app, log_level="error"))

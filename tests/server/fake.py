@@ -40,6 +40,8 @@ class FakeEngine:
     prompts: list[Body] = field(default_factory=list)
     """What was given to it, in order."""
     pause_seconds: float = 0.0
+    hold_after: int | None = None
+    """So many chunks of an answer come, the others when this is None again."""
 
     async def generate(
         self, prompt: Body, sampling_params: Any, request_id: str, **options: Any
@@ -49,8 +51,10 @@ class FakeEngine:
         is_delta = sampling_params.output_kind.name == "DELTA"
         chunks = [[word] for word in words] if is_delta else [words]
         try:
-            for chunk in chunks:
+            for index, chunk in enumerate(chunks):
                 await asyncio.sleep(self.pause_seconds)
+                while self.hold_after is not None and index >= self.hold_after:
+                    await asyncio.sleep(0.01)
                 yield _output(prompt, chunk)
         except (asyncio.CancelledError, GeneratorExit):
             self.aborted.append(request_id)
@@ -236,6 +240,8 @@ async def _respond(server: FakeServer, request: Request, body: Body, answer: str
 
 
 async def _events(outputs: Any, name: str, body: Body) -> AsyncGenerator[str, None]:
+    wanted, tokens = body.get("stream_options") or {}, 0
+    counts = wanted.get("continuous_usage_stats")
     async for output in outputs:
         if body.get("stream_breaks"):
             broken = {
@@ -249,15 +255,16 @@ async def _events(outputs: Any, name: str, body: Body) -> AsyncGenerator[str, No
             yield f"data: {json.dumps(broken)}\n\n"
             break
         choice = {"index": 0, "delta": {"content": output.outputs[0].token_ids[0] + " "}}
-        event = {
-            "id": "c",
-            "object": "chat.completion.chunk",
-            "created": 0,
-            "model": name,
-            "choices": [choice],
-        }
-        yield f"data: {json.dumps(event)}\n\n"
+        tokens += 1
+        yield _event(name, [choice], usage={"completion_tokens": tokens} if counts else None)
+    if wanted.get("include_usage"):
+        yield _event(name, [], usage={"completion_tokens": tokens})
     yield "data: [DONE]\n\n"
+
+
+def _event(name: str, choices: list[Body], *, usage: Body | None) -> str:
+    event = {"id": "c", "object": "chat.completion.chunk", "created": 0, "model": name, "choices": choices}
+    return f"data: {json.dumps(event | ({'usage': usage} if usage else {}))}\n\n"
 
 
 def _answer(body: Body) -> str:

@@ -383,5 +383,6 @@ def test_every_route_of_vllms_is_known(client: httpx.Client, log: Path) -> None:
     posts = {path for path, methods in paths.items() if "post" in methods}
     posts |= set(re.findall(r"Route: (\S+), Methods:.*\bPOST\b", log.read_text()))
     assert len(posts) > 20
+    assert re.findall(r"Route: (/|/page\S*), Methods", log.read_text()) == ["/", "/page/{name:path}"]
     assert posts - ROUTES.keys() - WITHOUT_TASK == set()
     assert {*paths, *posts} - ROUTE_LEVELS.keys() == set()

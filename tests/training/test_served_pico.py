@@ -16,6 +16,7 @@ import torch
 from prompts.bundle import Bundle, load_bundle, save_bundle
 from prompts.frame import frame_mask, framed_image
 from prompts.manifest import FrameSpec, Manifest
+from tests.server.browser import ask, card, choose, running_browser, visiting
 from tests.server.real import running_server
 from tests.training.local_scores import local_scores, same_best, worst_gap
 from training.backbone import LlavaBackbone
@@ -110,3 +111,21 @@ def test_a_framed_png_asks_the_base_model_what_the_frames_task_is_asked(site: Si
         theirs = list(served.score_choices(framed))
     assert worst_gap(local_scores(site.backbone, bundle, examples), theirs) < PNG_TOLERANCE
     assert worst_gap(local_scores(site.backbone, None, examples), theirs) > 2 * PNG_TOLERANCE
+
+
+def test_the_page_shows_what_a_task_is_good_for(site: Site) -> None:
+    """The example pictures that come with the page, asked there."""
+    with running_browser() as browser, visiting(browser, site.url) as visit:
+        page = visit.open()
+        choose(page, None, "category", "framed")
+        for example, answer in (("A peacock", "animal"), ("Grapes", "food")):
+            page.get_by_role("button", name=example).click()
+            page.locator("#caption").filter(has_text="224 × 224").wait_for()
+            ask(page, page.locator("#question").input_value())
+            for task in (None, "category", "framed"):
+                card(page, task).and_(page.locator("[data-state=done]")).wait_for()
+            assert card(page, "category").locator(".answer").inner_text() == answer
+            assert card(page, "framed").get_by_role("img").get_attribute("aria-label") == (
+                "The picture in the frame of framed"
+            )
+            assert card(page, None).locator(".answer").inner_text() != ""
