@@ -21,7 +21,7 @@ _DEFAULTS = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 _BESIDE_OTHERS = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-"""In a worker of `pytest -n`: threads of two processes that wait for each other on one core cost half the time."""
+"""In a worker of `pytest -n`: threads that wait for each other beside another process cost half the time."""
 if "PYTEST_XDIST_WORKER" in os.environ:
     _DEFAULTS |= _BESIDE_OTHERS
 for _name, _value in _DEFAULTS.items():
