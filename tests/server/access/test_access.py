@@ -116,9 +116,14 @@ def test_the_caller_is_known_inside_and_forgotten_outside(guarded: Guarded) -> N
         return "told"
 
     guarded.server.app.add_api_route("/v1/tasks/{name}", tell, methods=["PUT"])
-    assert guarded.ask("boss", "/v1/tasks/plain", "PUT").status_code == 200
+
+    async def ask(client: httpx.AsyncClient) -> tuple[int, object]:
+        headers = {"Authorization": "Bearer key-of-boss"}
+        answer = await client.put("/v1/tasks/plain", headers=headers)
+        return answer.status_code, CURRENT_CALLER.get()  # in the very context that the app ran in
+
+    assert guarded.run(ask) == (200, None)
     assert names == ["boss"]
-    assert CURRENT_CALLER.get() is None
 
 
 def test_anthropics_clients_send_their_own_header(guarded: Guarded) -> None:
