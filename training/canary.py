@@ -37,7 +37,7 @@ def make_canary(backbone: LlavaBackbone, bundle: Bundle, examples: Sequence[Exam
         BaseModelError: `model` is no checkpoint.
         ConfigError: no examples, or texts that the chat template or the tokenizer does not take.
         PictureRequiredError: an example without a picture, and a bundle that only has a frame.
-        UnsupportedError: the bundle has an output layer of its own.
+        UnsupportedError: the bundle has a prefix of keys and values.
     """
     if not examples:
         cure = "give data with pictures, or set canary: 0"

@@ -270,6 +270,16 @@ class Backbone:
         logits: Tensor = found.logits
         return logits
 
+    def read_out(self, hidden: Tensor, deep: DeepPrompts = NO_PROMPTS) -> Tensor:
+        """Logits (…, vocabulary) of final hidden states (…, d).
+
+        Raises:
+            UnsupportedError: this backbone takes no deep prompts.
+        """
+        self._check_plain(deep)
+        logits: Tensor = self.head(hidden)
+        return logits
+
     def _embed(self, ids: Tensor) -> Tensor:
         embedded: Tensor = self.model.get_input_embeddings()(ids)
         return embedded
@@ -307,7 +317,14 @@ class Backbone:
     def answer_loss(
         self, batch: TokenBatch, features: Features | None, deep: DeepPrompts = NO_PROMPTS
     ) -> Tensor:
-        """Mean cross-entropy over the answer tokens of the batch; a float32 scalar.
+        """Mean cross-entropy over the answer tokens of the batch; a float32 scalar. See `answer_total`."""
+        total, count = self.answer_total(batch, features, deep)
+        return total / max(1, count)
+
+    def answer_total(
+        self, batch: TokenBatch, features: Features | None, deep: DeepPrompts = NO_PROMPTS
+    ) -> tuple[Tensor, int]:
+        """Sum of the cross-entropy over the answer tokens of the batch, a float32 scalar, and their number.
 
         With `batch.allowed` a token competes with those that may stand in its place alone, as in an answer
         that the server holds to its choices; tokens without a rival do not count.
@@ -316,12 +333,11 @@ class Backbone:
         keep[:, :-1] = batch.answer[:, 1:]
         logits = self.logits(batch, features, keep, deep=deep).float()
         if batch.allowed is None:
-            return F.cross_entropy(logits, batch.ids[batch.answer])
+            return F.cross_entropy(logits, batch.ids[batch.answer], reduction="sum"), len(logits)
         open_places = (batch.allowed >= 0).sum(1) > 1
         allowed = batch.allowed[open_places]
         rivals = logits[open_places].gather(1, allowed.clamp(min=0)).masked_fill(allowed < 0, -torch.inf)
-        total = F.cross_entropy(rivals, torch.zeros_like(allowed[:, 0]), reduction="sum")
-        return total / max(1, len(rivals))
+        return F.cross_entropy(rivals, torch.zeros_like(allowed[:, 0]), reduction="sum"), len(rivals)
 
     def _check_plain(self, deep: DeepPrompts) -> None:
         if deep != NO_PROMPTS:

@@ -2,18 +2,20 @@
 
 Text prompts (L, P_t, d) stand before the first token: at the input of decoder layer l the rows 0..P_t-1 are
 overwritten with prompts[l]. Vision prompts (L_v, P_v, d_v) stand before the class row after the embedding
-LayerNorm and are overwritten at every encoder layer alike. Image features are read from
+LayerNorm and are overwritten at every encoder layer alike. At a layer without prompts of its own the rows go
+on as the layer before left them; where layer 0 has none they enter as zeros. Image features are read from
 `vision_feature_layer`; with the "default" selection row 0 is dropped from what was read, which in mode
 `released` is a prompt row (so P_v rows more reach the language model) and in mode `paper` the class row.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -104,13 +106,15 @@ class LlavaBackbone(Backbone):
         """Selected tower states before the projector, (B, N, d_v · number of feature layers)."""
         hidden = self._embed_pixels(pixels)
         length = 0 if deep.vision is None else deep.vision.shape[1]
+        places = _places(deep.vision, deep.vision_at, self.vision_shape[0])
         if deep.vision is not None:
-            hidden = torch.cat([_rows(deep.vision[0], hidden), hidden], dim=1)
+            hidden = torch.cat([_first_rows(deep.vision, places, hidden), hidden], dim=1)
         wanted = self._feature_layers()
         states = {}
         for index, layer in enumerate(self._tower.encoder.layers):
-            if deep.vision is not None:
-                hidden = torch.cat([_rows(deep.vision[index], hidden), hidden[:, length:]], dim=1)
+            if deep.vision is not None and index in places:
+                own = _rows(deep.vision[places[index]], hidden)
+                hidden = torch.cat([own, hidden[:, length:]], dim=1)
             states[index] = hidden
             if index == max(wanted):
                 break
@@ -143,8 +147,13 @@ class LlavaBackbone(Backbone):
 
         The cache is filled with keys and values of the P_t rows before the batch's, too.
         """
-        read: Tensor = self.head(self.hidden_states(self.embed(batch, features), deep, cache)[keep])
-        return read
+        return self.read_out(self.hidden_states(self.embed(batch, features), deep, cache)[keep], deep)
+
+    def read_out(self, hidden: Tensor, deep: DeepPrompts = NO_PROMPTS) -> Tensor:
+        """Logits (…, vocabulary) of final hidden states (…, d), by the bundle's output layer, if any."""
+        if deep.lm_head is None:
+            return super().read_out(hidden)
+        return F.linear(hidden, deep.lm_head.to(hidden.dtype))
 
     def embed(self, batch: TokenBatch, features: Features | None) -> Tensor:
         """Input rows (B, T, d): token embeddings, with image features in their places."""
@@ -158,9 +167,10 @@ class LlavaBackbone(Backbone):
 
         A cache given is filled with keys and values of P_t + T rows.
         """
-        with self._text_prompts(deep.text) as length:
+        places = _places(deep.text, deep.text_at, self.text_shape[0])
+        with self._text_prompts(deep.text, places) as length:
             if deep.text is not None:
-                rows = torch.cat([_rows(deep.text[0], rows), rows], dim=1)
+                rows = torch.cat([_first_rows(deep.text, places, rows), rows], dim=1)
             output = self.decoder(inputs_embeds=rows, past_key_values=cache, use_cache=cache is not None)
         hidden: Tensor = output.last_hidden_state[:, length:]
         return hidden
@@ -194,24 +204,24 @@ class LlavaBackbone(Backbone):
         return states * xavier_rms(length, states.shape[-1]) / rms
 
     @contextmanager
-    def _text_prompts(self, prompts: Tensor | None) -> Iterator[int]:
-        """While open, each decoder layer's first P_t input rows are its prompts; yields P_t."""
+    def _text_prompts(self, prompts: Tensor | None, places: Mapping[int, int]) -> Iterator[int]:
+        """While open, the first P_t input rows of the layers in `places` are their prompts; yields P_t."""
         if prompts is None:
             yield 0
             return
         length = prompts.shape[1]
 
-        def overwrite(index: int) -> Any:
+        def overwrite(place: int) -> Any:
             def hook(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-                hidden = torch.cat([_rows(prompts[index], args[0]), args[0][:, length:]], dim=1)
+                hidden = torch.cat([_rows(prompts[place], args[0]), args[0][:, length:]], dim=1)
                 return (hidden, *args[1:])
 
             return hook
 
         hooks = [
-            layer.register_forward_pre_hook(overwrite(index))
+            layer.register_forward_pre_hook(overwrite(places[index]))
             for index, layer in enumerate(self.decoder.layers)
-            if index > 0
+            if index > 0 and index in places
         ]
         try:
             yield length
@@ -229,6 +239,19 @@ class LlavaBackbone(Backbone):
         layer = self.config.vision_feature_layer
         states = self.vision_shape[0] + 1
         return [number % states for number in ([layer] if isinstance(layer, int) else layer)]
+
+
+def _places(prompts: Tensor | None, at: Sequence[int] | None, layers: int) -> dict[int, int]:
+    """Which group of `prompts` each layer takes: layer -> place; {} without prompts."""
+    if prompts is None:
+        return {}
+    return {layer: place for place, layer in enumerate(range(layers) if at is None else at)}
+
+
+def _first_rows(prompts: Tensor, places: Mapping[int, int], like: Tensor) -> Tensor:
+    """What the prompt rows (B, P, d) enter layer 0 as: its prompts, or zeros where it has none."""
+    first = prompts[places[0]] if 0 in places else torch.zeros_like(prompts[0])
+    return _rows(first, like)
 
 
 def _rows(prompts: Tensor, like: Tensor) -> Tensor:
