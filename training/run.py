@@ -32,7 +32,7 @@ _FREE_FIELDS = {
     "description",
     "validation",
 }
-_FORMAT = 2
+_FORMAT = 3
 """Of checkpoints; grows when fields or parameter groups change, so that no old one is misread."""
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

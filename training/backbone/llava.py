@@ -17,7 +17,7 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
 from prompts.deep import image_tokens, xavier_rms
@@ -62,6 +62,12 @@ class LlavaBackbone(Backbone):
         """The module between tower and language model."""
         module: nn.Module = self.model.model.multi_modal_projector
         return module
+
+    @property
+    def head_weight(self) -> Tensor:
+        """Weight (vocabulary, d) of the output layer, often the embedding itself."""
+        weight: Tensor = self.head.get_parameter("weight")
+        return weight
 
     @property
     def text_shape(self) -> tuple[int, int]:
@@ -196,12 +202,28 @@ class LlavaBackbone(Backbone):
             raise ConfigError(
                 "train", [fault("m2pt.init_text", expected=expected, came=shown(text), cure=cure)]
             )
-        tokens = torch.tensor([ids], device=self.device)
+        return self._prompts_of_ids(ids)
+
+    def text_prompts_of_vocabulary(self, length: int, generator: Generator) -> Tensor:
+        """Text prompts that act as if random tokens stood before the conversation: (L, P_t, d) float32.
+
+        At layer 0 they are rows of the embedding ("sampled vocabulary", Lester et al. 2021), at the others
+        the inputs that these tokens, read in their order, have there. Special tokens are not drawn.
+        """
+        tokenizer = self.processor.tokenizer
+        special = {self.chat.image_token_id, *tokenizer.all_special_ids}
+        ids = torch.tensor(sorted(set(range(len(tokenizer))) - special))
+        drawn = torch.randint(len(ids), (length,), generator=generator)
+        return self._prompts_of_ids(ids[drawn].tolist())
+
+    def _prompts_of_ids(self, ids: Sequence[int]) -> Tensor:
+        """The inputs of each decoder layer for these tokens, every row as long as a xavier row."""
+        tokens = torch.tensor([list(ids)], device=self.device)
         with torch.no_grad():
             output = self.decoder(input_ids=tokens, use_cache=False, output_hidden_states=True)
         states = torch.cat(output.hidden_states[: self.text_shape[0]]).float()
         rms = states.square().mean(-1, keepdim=True).sqrt().clamp_min(torch.finfo(states.dtype).tiny)
-        return states * xavier_rms(length, states.shape[-1]) / rms
+        return states * xavier_rms(len(ids), states.shape[-1]) / rms
 
     @contextmanager
     def _text_prompts(self, prompts: Tensor | None, places: Mapping[int, int]) -> Iterator[int]:

@@ -1,0 +1,64 @@
+"""From the examples of a forward pass to what the model takes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from prompts.errors import ConfigError
+from prompts.faults import fault
+from prompts.manifest import VisionSpec
+from training.backbone import LlavaBackbone, PictureInputs
+from training.chat import Encoded
+from training.config import M2ptConfig
+from training.data import Example
+
+__all__ = ["Batch", "batch_maker"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`pictures` are None where no example has one."""
+
+    pictures: PictureInputs | None
+    encoded: Sequence[Encoded]
+
+
+def batch_maker(
+    config: M2ptConfig, backbone: LlavaBackbone, vision: VisionSpec | None
+) -> Callable[[Sequence[Example]], Batch]:
+    """A function from examples to their batch; answers are cut to `max_length`.
+
+    What it returns raises ConfigError where one of the choices would be cut.
+    """
+    rows = backbone.image_rows(vision)
+
+    def make(examples: Sequence[Example]) -> Batch:
+        encoded = [
+            _cut(
+                backbone.encode_example(example, config.usage, over_choices=config.loss_over == "choices"),
+                config,
+                image_rows=rows if example.picture else 0,
+            )
+            for example in examples
+        ]
+        return Batch(_pictures(backbone, examples), encoded)
+
+    return make
+
+
+def _cut(encoded: Encoded, config: M2ptConfig, *, image_rows: int) -> Encoded:
+    """The answer cut to what `max_length` leaves beside prompts, picture and question: one token at least.
+
+    Raises:
+        ConfigError: it would cut one of the choices, whose end may be what tells it from another.
+    """
+    room = config.m2pt.max_length - config.m2pt.text_length - len(encoded.prompt) - max(0, image_rows - 1)
+    if encoded.allowed is not None and room < len(encoded.answer):
+        expected = f"{config.m2pt.max_length - room + len(encoded.answer)} rows at least, for a whole choice"
+        came, cure = str(config.m2pt.max_length), "raise it"
+        raise ConfigError("train", [fault("m2pt.max_length", expected=expected, came=came, cure=cure)])
+    return encoded.cut(max(1, room))
+
+
+def _pictures(backbone: LlavaBackbone, examples: Sequence[Example]) -> PictureInputs | None:
+    pictures = [example.picture for example in examples if example.picture is not None]
+    return backbone.process(pictures) if pictures else None
