@@ -20,7 +20,7 @@ _MODEL_COMMANDS = {
 
 
 _BY_METHOD = ("lr", "warmup")
-"""Fields whose default is each method's own."""
+"""Shared fields whose default is each method's own."""
 
 
 def main_train(argv: list[str]) -> int:
@@ -123,7 +123,8 @@ def _fields_help() -> str:
         options = kind.model_fields[title].annotation
         assert options is not None
         lines.append(f"of {title}:")
-        own = {name: kind.model_fields[name] for name in _BY_METHOD}
+        others = [name for name in kind.model_fields if name not in {*TrainConfig.model_fields, title, "lr"}]
+        own = {name: kind.model_fields[name] for name in (*_BY_METHOD, *others)}
         lines += [_field_line(name, field) for name, field in own.items()]
         lines += [_field_line(f"{title}.{name}", field) for name, field in options.model_fields.items()]
     return "\n".join(lines)

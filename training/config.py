@@ -223,6 +223,9 @@ class M2ptConfig(TrainConfig):
     """`passepartout train m2pt`."""
 
     lr: float = Field(7e-4, gt=0, description="peak learning rate of AdamW")
+    gradient_checkpointing: bool = Field(
+        False, description="keep the layers' inputs alone for the way back: less memory, a third more time"
+    )
     m2pt: M2ptOptions = Field(default_factory=M2ptOptions)
 
 

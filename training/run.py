@@ -25,6 +25,7 @@ CHECKPOINT_FILE, LOG_FILE, PLOT_FILE, COST_FILE = "checkpoint.pt", "log.jsonl", 
 _FREE_FIELDS = {
     "out",
     "bundle",
+    "gradient_checkpointing",
     "canary",
     "checkpoint_every",
     "log_every",

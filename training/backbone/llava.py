@@ -10,7 +10,7 @@ on as the layer before left them; where layer 0 has none they enter as zeros. Im
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 from prompts.deep import image_tokens, xavier_rms
 from prompts.errors import ConfigError
@@ -56,6 +57,15 @@ class LlavaBackbone(Backbone):
         from transformers import LlavaForConditionalGeneration
 
         return LlavaForConditionalGeneration
+
+    def checkpoint_layers(self) -> None:
+        """From now on layers keep their inputs alone for the way back, and are computed again there.
+
+        A third more arithmetic, and a fraction of the memory; losses and gradients stay as they are. Prompts
+        are put in outside of what is computed again.
+        """
+        for layer in (*self._tower.encoder.layers, *self.decoder.layers):
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
 
     @property
     def projector(self) -> nn.Module:

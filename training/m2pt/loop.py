@@ -39,6 +39,8 @@ def train_m2pt(config: M2ptConfig) -> Bundle:
     run = Run(config)
     saved = run.resume()
     backbone = LlavaBackbone.load(config.model, dtype=config.dtype)
+    if config.gradient_checkpointing:
+        backbone.checkpoint_layers()
     learned = fresh(config, backbone)
     optimizer = torch.optim.AdamW(learned.groups(), weight_decay=config.m2pt.weight_decay)
     if saved:
