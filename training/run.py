@@ -18,6 +18,7 @@ from prompts.errors import ConfigError
 from prompts.faults import fault, shown
 from training.config import TrainConfig
 from training.memory import peak_memory
+from training.ranks import ALONE, Ranks
 
 __all__ = ["Run"]
 
@@ -39,23 +40,29 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Run:
-    """A run folder: log, plot, `checkpoint.pt` (read with `weights_only=True`), and what it all cost."""
+    """A run folder: log, plot, `checkpoint.pt` (read with `weights_only=True`), and what it all cost.
 
-    def __init__(self, config: TrainConfig) -> None:
-        self.config, self.folder = config, config.out
-        self.folder.mkdir(parents=True, exist_ok=True)
+    Of several processes the first alone writes and shows anything; all of them stop after the same step.
+    """
+
+    def __init__(self, config: TrainConfig, ranks: Ranks = ALONE) -> None:
+        self.config, self.folder, self.ranks = config, config.out, ranks
+        if ranks.is_first:
+            self.folder.mkdir(parents=True, exist_ok=True)
         self._history: list[dict[str, float]] = []
-        self._stopping = False
+        self._stopping = self._all_stopping = False
         self._saved_steps = 0
         self._earlier_seconds = 0.0
         self._started = time.perf_counter()
 
     def resume(self) -> dict[str, Any] | None:
-        """The state of an earlier start of the same job, or None.
+        """The state of an earlier start of the same job, or None; None in all processes but the first.
 
         Raises:
             ConfigError: the folder holds a checkpoint of another config, or one that cannot be read.
         """
+        if not self.ranks.is_first:
+            return None
         file = self.folder / CHECKPOINT_FILE
         if not file.is_file():
             (self.folder / LOG_FILE).unlink(missing_ok=True)
@@ -79,19 +86,28 @@ class Run:
         """
         with (
             self._interruptible(),
-            tqdm(initial=start, total=self.config.steps, desc=self.config.name) as bar,
+            tqdm(
+                initial=start,
+                total=self.config.steps,
+                desc=self.config.name,
+                disable=not self.ranks.is_first,
+            ) as bar,
         ):
             for step in range(start, self.config.steps):
                 yield step, bar
                 bar.update()
-                if self._stopping and self._saved_steps == step + 1:
-                    bar.write(f"stopped after step {step + 1}; the same command goes on from there")
+                if self._all_stopping and self._saved_steps == step + 1:
+                    if self.ranks.is_first:
+                        bar.write(f"stopped after step {step + 1}; the same command goes on from there")
                     raise KeyboardInterrupt
 
     def is_due(self, step: int) -> bool:
-        """Whether a checkpoint is to be written after `step`: at intervals, at the end, and when stopping."""
-        done = step + 1
-        return done % self.config.checkpoint_every == 0 or done == self.config.steps or self._stopping
+        """Whether a checkpoint is to be written after `step`: at intervals, at the end, and when stopping.
+
+        All processes ask, and get the same answer: a signal to one of them stops all.
+        """
+        done, self._all_stopping = step + 1, self.ranks.any(self._stopping)
+        return done % self.config.checkpoint_every == 0 or done == self.config.steps or self._all_stopping
 
     def log(self, step: int, bar: "tqdm[Any]", **figures: float) -> None:
         """Shows the figures, and writes a line of the log every `log_every` steps.
@@ -104,7 +120,8 @@ class Run:
             came = f"{figures['loss']} at step {step + 1}"
             raise ConfigError("train", [fault("loss", expected="a finite number", came=came, cure=cure)])
         bar.set_postfix({name: f"{value:.3g}" for name, value in figures.items()})
-        if (step + 1) % self.config.log_every == 0 or step in (0, self.config.steps - 1):
+        is_due = (step + 1) % self.config.log_every == 0 or step in (0, self.config.steps - 1)
+        if is_due and self.ranks.is_first:
             line = {"step": step + 1, **figures, "time": round(time.time(), 2)}
             self._history.append(line)
             with (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
@@ -112,11 +129,13 @@ class Run:
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Writes the checkpoint after `step`, whole or not at all."""
+        self._saved_steps = step + 1
+        if not self.ranks.is_first:
+            return
         draft = self.folder / (CHECKPOINT_FILE + ".draft")
         own = {"format": _FORMAT, "step": step + 1, "config": self._identity(), "seconds": self.seconds}
         torch.save({**own, **state}, draft)
         draft.replace(self.folder / CHECKPOINT_FILE)
-        self._saved_steps = step + 1
 
     @property
     def seconds(self) -> float:
@@ -124,7 +143,12 @@ class Run:
         return self._earlier_seconds + time.perf_counter() - self._started
 
     def finish(self) -> None:
-        """Draws the plot and writes `cost.json`: `seconds`, and the most bytes held of memory and device."""
+        """Draws the plot and writes `cost.json`: `seconds`, and the most bytes held of memory and device.
+
+        Of several processes the bytes are the first one's.
+        """
+        if not self.ranks.is_first:
+            return
         self._plot()
         file = self.folder / COST_FILE
         cost = {"seconds": round(self.seconds, 2), **peak_memory()}

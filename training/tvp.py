@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from prompts.bundle import Bundle
+from prompts.bundle import Bundle, compute_digest
 from prompts.errors import ConfigError
 from prompts.faults import fault
 from prompts.frame import apply_frame, fit_picture, frame_mask, resized_size
@@ -219,4 +219,7 @@ def _write_bundle(config: TvpConfig, backbone: Backbone, delta: Tensor, inputs: 
         usage=config.usage,
         provenance=provenance(config, "tvp"),
     )
-    return save_trained(config, backbone, manifest, {"frame.delta": delta}, inputs)
+    tensors = {"frame.delta": delta}
+    return save_trained(
+        config, backbone, Bundle(manifest, tensors, compute_digest(manifest, tensors)), inputs
+    )

@@ -9,16 +9,19 @@ from contextlib import closing
 import torch
 from torch import Tensor
 
-from prompts.bundle import Bundle
+from prompts.bundle import Bundle, compute_digest
+from prompts.errors import ConfigError
+from prompts.faults import fault
 from prompts.fingerprint import base_model_ref
 from prompts.manifest import BaseModelRef, Manifest
 from training.backbone import DeepPrompts, LlavaBackbone
-from training.batches import examples_of_pass, prepared
+from training.batches import places_of_pass, prepared
 from training.config import M2ptConfig
 from training.m2pt.batching import Batch, batch_maker
 from training.m2pt.learned import Learned, fresh
 from training.preflight import Inputs, open_training
 from training.provenance import provenance
+from training.ranks import Ranks, open_ranks
 from training.run import Run
 from training.saving import save_trained
 from training.schedule import cosine_rate
@@ -29,19 +32,32 @@ __all__ = ["train_m2pt"]
 def train_m2pt(config: M2ptConfig) -> Bundle:
     """Trains the prompts and writes their bundle; resumes a run of the same config.
 
+    Under torchrun each process takes its part of every batch, and the first writes: the steps are those of
+    one process, to rounding.
+
     Raises:
-        ConfigError: a path, the data or the resumed run does not fit the config.
+        ConfigError: a path, the data, the number of processes or the resumed run does not fit the config.
         BaseModelError: the model's weights are no safetensors.
         PictureError: a file of the data is no picture.
+        SystemExit: another process failed.
     """
-    inputs = open_training(config, checkpoints=[("model", config.model, ("llava",))])
-    base = base_model_ref(config.model)
-    run = Run(config)
-    saved = run.resume()
-    backbone = LlavaBackbone.load(config.model, dtype=config.dtype)
-    if config.gradient_checkpointing:
-        backbone.checkpoint_layers()
-    learned = fresh(config, backbone)
+    with open_ranks() as ranks:
+        return _train(config, ranks)
+
+
+def _train(config: M2ptConfig, ranks: Ranks) -> Bundle:
+    with ranks.agreeing():
+        _check_parts(config, ranks)
+        inputs = open_training(config, checkpoints=[("model", config.model, ("llava",))])
+        base = base_model_ref(config.model)
+        run = Run(config, ranks)
+        found = run.resume()
+        backbone = LlavaBackbone.load(config.model, dtype=config.dtype)
+        if config.gradient_checkpointing:
+            backbone.checkpoint_layers()
+        learned = fresh(config, backbone)
+    saved = ranks.from_first(found)
+    ranks.take_from_first(learned.tensors.values())
     optimizer = torch.optim.AdamW(learned.groups(), weight_decay=config.m2pt.weight_decay)
     if saved:
         optimizer.load_state_dict(saved["optimizer"])
@@ -49,7 +65,7 @@ def train_m2pt(config: M2ptConfig) -> Bundle:
     start = saved["step"] if saved else 0
     passes = range(start * config.accumulate, config.steps * config.accumulate)
     with (
-        closing(prepared(_pass_maker(config, backbone, learned, inputs), passes)) as batches,
+        closing(prepared(_pass_maker(config, backbone, learned, inputs, ranks), passes)) as batches,
         closing(run.steps(start)) as steps,
     ):
         for step, bar in steps:
@@ -58,37 +74,53 @@ def train_m2pt(config: M2ptConfig) -> Bundle:
                 group["lr"] = group["peak"] * rate
             total = 0.0
             for _ in range(config.accumulate):
-                loss = _loss(backbone, next(batches), learned.deep()) / config.accumulate
+                with ranks.agreeing():
+                    batch = next(batches)
+                summed, tokens = _answer_total(backbone, batch, learned.deep())
+                loss = summed / max(1.0, ranks.total(tokens)) / config.accumulate
                 if loss.requires_grad:  # not where only vision is learned and no example has a picture
                     loss.backward()
                 total += loss.item()
+            ranks.add_gradients(learned.tensors.values())
             torch.nn.utils.clip_grad_norm_(learned.tensors.values(), config.m2pt.max_gradient_norm)
             optimizer.step()
             optimizer.zero_grad()
-            run.log(step, bar, loss=total, lr=config.lr * rate)
-            if run.is_due(step):
-                run.save(step, {"tensors": learned.state(), "optimizer": optimizer.state_dict()})
+            total, is_due = ranks.total(total), run.is_due(step)
+            with ranks.agreeing():
+                run.log(step, bar, loss=total, lr=config.lr * rate)
+                if is_due:
+                    run.save(step, {"tensors": learned.state(), "optimizer": optimizer.state_dict()})
     run.finish()
-    return _write_bundle(config, backbone, learned, base=base, inputs=inputs)
+    trained = _bundle(config, learned, base)
+    return save_trained(config, backbone, trained, inputs) if ranks.is_first else trained
+
+
+def _check_parts(config: M2ptConfig, ranks: Ranks) -> None:
+    """Raises ConfigError where a batch cannot be shared out evenly."""
+    if config.batch % ranks.count:
+        expected, cure = f"a multiple of {ranks.count}, the number of processes", "change one of them"
+        raise ConfigError("train", [fault("batch", expected=expected, came=str(config.batch), cure=cure)])
 
 
 def _pass_maker(
-    config: M2ptConfig, backbone: LlavaBackbone, learned: Learned, inputs: Inputs
+    config: M2ptConfig, backbone: LlavaBackbone, learned: Learned, inputs: Inputs, ranks: Ranks
 ) -> Callable[[int], Batch]:
-    make = batch_maker(config, backbone, learned.layout.vision)
-    return lambda number: make(
-        examples_of_pass(inputs.data, number=number, batch=config.batch, seed=config.seed)
-    )
+    """From the number of a forward pass to this process's part of its batch."""
+    batch_of = batch_maker(config, backbone, learned.layout.vision)
+
+    def make(number: int) -> Batch:
+        places = places_of_pass(len(inputs.data), number=number, batch=config.batch, seed=config.seed)
+        return batch_of([inputs.data[place] for place in ranks.part(places)])
+
+    return make
 
 
-def _loss(backbone: LlavaBackbone, batch: Batch, deep: DeepPrompts) -> Tensor:
+def _answer_total(backbone: LlavaBackbone, batch: Batch, deep: DeepPrompts) -> tuple[Tensor, int]:
     features = None if batch.pictures is None else backbone.image_features(batch.pictures, deep)
-    return backbone.answer_loss(backbone.collate(batch.encoded, features), features, deep)
+    return backbone.answer_total(backbone.collate(batch.encoded, features), features, deep)
 
 
-def _write_bundle(
-    config: M2ptConfig, backbone: LlavaBackbone, learned: Learned, *, base: BaseModelRef, inputs: Inputs
-) -> Bundle:
+def _bundle(config: M2ptConfig, learned: Learned, base: BaseModelRef) -> Bundle:
     """Prompts in bfloat16, the precision they were used in on most machines; the file stays small."""
     manifest = Manifest(
         name=config.name,
@@ -105,4 +137,4 @@ def _write_bundle(
     with torch.no_grad():
         values = learned.values()
     tensors = {name: tensor.to("cpu", torch.bfloat16) for name, tensor in values.items()}
-    return save_trained(config, backbone, manifest, tensors, inputs)
+    return Bundle(manifest, tensors, compute_digest(manifest, tensors))

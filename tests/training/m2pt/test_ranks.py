@@ -1,0 +1,171 @@
+"""Two processes of one job, started by torchrun: the same lesson as one, one log, one error."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from prompts.bundle import Bundle, load_bundle
+from prompts.errors import ConfigError
+from tests.training.conftest import random_picture
+from tests.training.jobs import m2pt_job
+from training.batches import places_of_pass
+from training.data import ImageFolderData, make_source
+from training.m2pt import train_m2pt
+from training.ranks import ALONE, Ranks
+
+ROOT = Path(__file__).resolve().parents[3]
+STEPS, BATCH, BROKEN_STEP = 4, 4, 2
+REPARAMETRISED = {"reparametrisation": 4, "text_layers": "odd"}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What two processes made of their jobs, and what they printed."""
+
+    folder: Path
+    pictures: Path
+    model: Path
+    broken: Path
+    printed: str
+
+    def ends(self, job: str) -> list[list[str]]:
+        return [json.loads((self.folder / f"{job}.{rank}.json").read_text()) for rank in range(2)]
+
+    def checkpoint(self, job: str) -> dict[str, Any]:
+        saved: dict[str, Any] = torch.load(self.folder / job / "checkpoint.pt", weights_only=True)
+        return saved
+
+    def bundle(self, job: str) -> Bundle:
+        return load_bundle(self.folder / job / "bundle")
+
+
+def job_of(model: Path, pictures: Path, out: Path, m2pt: dict[str, Any] | None = None, **changes: Any) -> Any:
+    return m2pt_job(model, pictures, out, m2pt, **{"steps": STEPS, "batch": BATCH, **changes})
+
+
+def broken_picture(root: Path) -> Path:
+    """One that the second process alone reads first, in step `BROKEN_STEP` (from 0)."""
+    source: Any = make_source(ImageFolderData(kind="image_folder", root=root))
+    place = places_of_pass(len(source), number=BROKEN_STEP, batch=BATCH, seed=42)[-1]
+    example = source[place]
+    found = [
+        path
+        for path in (root / example.answer.replace(" ", "_")).iterdir()
+        if random_picture(int(path.stem), (70, 60)).tobytes() == example.picture.tobytes()
+    ]
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def pair(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """One start of torchrun for all tests: answers of different lengths, each picture used once."""
+    folder = tmp_path_factory.mktemp("ranks")
+    pictures = folder / "pictures"
+    for place, name in enumerate(("heron", "seven", "water_bird_by_the_water", "owl")):
+        (pictures / name).mkdir(parents=True)
+        for number in range(STEPS):
+            seed = 10 * place + number
+            random_picture(seed, (70, 60)).save(pictures / name / f"{seed}.png")
+    configs = {
+        "two": job_of(tiny_folder, pictures, folder / "two"),
+        "unbroken": job_of(tiny_folder, pictures, folder / "unbroken", REPARAMETRISED),
+        "resumed": job_of(tiny_folder, pictures, folder / "resumed", REPARAMETRISED),
+    }
+    broken = broken_picture(pictures)
+    jobs: list[dict[str, Any]] = [{"config": config.model_dump(mode="json")} for config in configs.values()]
+    jobs[2]["broken"] = str(broken)
+    odd = job_of(tiny_folder, pictures, folder / "odd", batch=3)
+    (folder / "odd.yaml").write_text(yaml.safe_dump(odd.model_dump(mode="json")))
+    command = ["train", "m2pt", "--config", str(folder / "odd.yaml")]
+    (folder / "jobs.json").write_text(json.dumps({"jobs": jobs, "command": command}))
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    worker = Path(__file__).with_name("ranks_worker.py")
+    done = subprocess.run(
+        [*line, str(worker), str(folder / "jobs.json")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode != 0, done.stderr  # of the last command
+    return Pair(folder, pictures, tiny_folder, broken, done.stdout + done.stderr)
+
+
+def test_two_processes_are_one_with_twice_the_batch(pair: Pair, tmp_path: Path) -> None:
+    """`batch` is that of all processes; answers differ in length, so a mean of means would differ."""
+    config = job_of(pair.model, pair.pictures, tmp_path / "one")
+    train_m2pt(config)
+    alone, both = (
+        [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
+        for out in (config.out, pair.folder / "two")
+    )
+    assert len(both) == STEPS  # written once
+    assert both == pytest.approx(alone, rel=1e-4)
+    one = torch.load(config.out / "checkpoint.pt", weights_only=True)
+    two = pair.checkpoint("two")
+    for place, state in one["optimizer"]["state"].items():
+        torch.testing.assert_close(
+            two["optimizer"]["state"][place]["exp_avg"], state["exp_avg"], atol=1e-5, rtol=1e-2
+        )
+
+
+def test_both_end_with_the_first_ones_bundle(pair: Pair) -> None:
+    digest = pair.bundle("two").digest
+    assert pair.ends("two") == [[digest], [digest]]
+    assert sorted(path.name for path in (pair.folder / "two").iterdir()) == [
+        "bundle",
+        "checkpoint.pt",
+        "cost.json",
+        "log.jsonl",
+        "loss.png",
+    ]
+
+
+def test_a_fault_in_one_ends_both_with_one_error(pair: Pair) -> None:
+    (first, *_), (second, *_) = pair.ends("resumed")
+    assert first == "SystemExit 1"
+    assert second.startswith("PictureError")
+    assert pair.broken.name in second
+
+
+def test_two_that_broke_half_way_end_as_the_unbroken_two(pair: Pair) -> None:
+    """Bundle, learned tensors and the optimiser's state, bit for bit; with an MLP folded away."""
+    unbroken, resumed = pair.checkpoint("unbroken"), pair.checkpoint("resumed")
+    assert pair.bundle("resumed").digest == pair.bundle("unbroken").digest
+    assert f"resuming {pair.folder / 'resumed'} at step {BROKEN_STEP} of {STEPS}" in pair.printed
+    assert "text.mlp.up.weight" in resumed["tensors"]
+    for name, tensor in unbroken["tensors"].items():
+        assert torch.equal(resumed["tensors"][name], tensor)
+    for place, state in unbroken["optimizer"]["state"].items():
+        for name, tensor in state.items():
+            assert torch.equal(resumed["optimizer"]["state"][place][name], tensor)
+
+
+def test_a_batch_that_two_cannot_share_is_one_error(pair: Pair) -> None:
+    said = "batch: expected a multiple of 2, the number of processes, came 3; change one of them"
+    assert pair.printed.count(said) == 1
+
+
+def test_parts_are_the_whole() -> None:
+    whole = list(range(7))
+    parts = [list(Ranks(rank, 3).part(whole)) for rank in range(3)]
+    assert [len(part) for part in parts] == [2, 2, 3]
+    assert [one for part in parts for one in part] == whole
+    assert ALONE.part(whole) == whole
+
+
+def test_one_process_agrees_with_itself() -> None:
+    with pytest.raises(ConfigError, match="as it is"), ALONE.agreeing():
+        raise ConfigError("train", ["as it is"])
+    assert ALONE.total(3.5) == 3.5
+    assert [ALONE.any(flag) for flag in (True, False)] == [True, False]
