@@ -59,13 +59,17 @@ def in_float32(backbone: LlavaBackbone, model: Path) -> Iterator[None]:
     """While open the backbone, loaded from the folder `model`, computes in float32 if it can.
 
     A canary made so tells an engine's faults from its rounding best. It can where the checkpoint's weights
-    are what the backbone holds (not rounded when they were loaded) and where its device has the memory.
+    are what the backbone holds (not rounded when they were loaded, nor shared out over processes) and where
+    its device has the memory.
     The weights are the same before and after.
 
     Raises:
         BaseModelError: `model` is no checkpoint.
     """
     own = backbone.dtype
+    if backbone.is_shared:
+        yield
+        return
     if all(STORED_DTYPES.get(name) == own for name in read_dtypes(model)):
         with suppress(torch.OutOfMemoryError):
             _cast(backbone, torch.float32)

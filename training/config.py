@@ -226,6 +226,9 @@ class M2ptConfig(TrainConfig):
     gradient_checkpointing: bool = Field(
         False, description="keep the layers' inputs alone for the way back: less memory, a third more time"
     )
+    shard: bool = Field(
+        False, description="under torchrun: each process keeps a part of the frozen language model (FSDP)"
+    )
     m2pt: M2ptOptions = Field(default_factory=M2ptOptions)
 
 

@@ -27,6 +27,7 @@ _FREE_FIELDS = {
     "out",
     "bundle",
     "gradient_checkpointing",
+    "shard",
     "canary",
     "checkpoint_every",
     "log_every",

@@ -11,10 +11,14 @@ from training.preflight import Inputs
 __all__ = ["save_trained"]
 
 
-def save_trained(config: TrainConfig, backbone: Backbone, trained: Bundle, inputs: Inputs) -> Bundle:
+def save_trained(
+    config: TrainConfig, backbone: Backbone, trained: Bundle, inputs: Inputs, *, write: bool = True
+) -> Bundle:
     """Writes the bundle, measures it where there is validation data, and writes it again with the figures.
 
     The canary is in it from the first: a server that follows the folder never sees it without.
+
+    `write`: False in a process that is only there because it holds a part of the model.
 
     Raises:
         BundleError: see `prompts.bundle.save_bundle`.
@@ -22,9 +26,9 @@ def save_trained(config: TrainConfig, backbone: Backbone, trained: Bundle, input
     """
     manifest, tensors = trained.manifest, trained.tensors
     canary = _canary(config, backbone, trained, inputs)
-    bundle = save_bundle(config.bundle_folder, manifest, tensors, canary)
+    bundle = save_bundle(config.bundle_folder, manifest, tensors, canary) if write else trained
     metrics = validation_metrics(config, backbone, bundle, inputs.validation)
-    if not metrics:
+    if not metrics or not write:
         return bundle
     return save_bundle(
         config.bundle_folder, manifest.model_copy(update={"metrics": metrics}), tensors, canary

@@ -10,7 +10,7 @@ Of transformers 5.19 this relies on: `get_image_features`, `mm_encoder_outputs`,
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -75,8 +75,18 @@ class Backbone:
         self._expansions: dict[tuple[int, int], Expansion] = {}
 
     @classmethod
-    def load(cls, folder: Path, *, dtype: str = "auto", device: str = "auto") -> Self:
+    def load(
+        cls,
+        folder: Path,
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        share: Callable[[Any, torch.device], None] | None = None,
+    ) -> Self:
         """Load a checkpoint folder, frozen, in evaluation mode.
+
+        Args:
+            share: what is done to the model in host memory before it goes to its device.
 
         Raises:
             ConfigError: the folder holds no vision-language model of transformers with its processor.
@@ -96,6 +106,8 @@ class Backbone:
             problem = fault("model", expected="weights and a processor", came=came, cure=cure)
             raise ConfigError("model", [problem]) from error
         _check_layout(model)
+        if share is not None:
+            share(model, place)
         backbone = cls(model, processor, device=place)
         backbone.check_asked_alike()
         return backbone

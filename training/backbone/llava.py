@@ -8,7 +8,7 @@ on as the layer before left them; where layer 0 has none they enter as zeros. Im
 `released` is a prompt row (so P_v rows more reach the language model) and in mode `paper` the class row.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -35,11 +35,23 @@ __all__ = ["LlavaBackbone"]
 
 
 class LlavaBackbone(Backbone):
-    """Frozen `LlavaForConditionalGeneration` with its processor; any CLIP or SigLIP tower, any projector."""
+    """Frozen `LlavaForConditionalGeneration` with its processor; any CLIP or SigLIP tower, any projector.
+
+    `is_shared`: its decoder layers are shared out over processes, see `training.backbone.sharding`.
+    """
+
+    is_shared = False
 
     @classmethod
-    def load(cls, folder: Path, *, dtype: str = "auto", device: str = "auto") -> Self:
-        """Load a checkpoint folder, frozen, in evaluation mode.
+    def load(
+        cls,
+        folder: Path,
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        share: Callable[[Any, torch.device], None] | None = None,
+    ) -> Self:
+        """Load a checkpoint folder, frozen, in evaluation mode; `share` makes it one of several processes'.
 
         Raises:
             ConfigError: the folder is missing or holds no LLaVA-layout checkpoint.
@@ -47,7 +59,9 @@ class LlavaBackbone(Backbone):
         faults = checkpoint_faults("model", folder, "llava")
         if faults:
             raise ConfigError("model", faults)
-        return super().load(folder, dtype=dtype, device=device)
+        backbone = super().load(folder, dtype=dtype, device=device, share=share)
+        backbone.is_shared = share is not None
+        return backbone
 
     def check_asked_alike(self) -> None:
         """Its tests hold this layout against transformers; nothing is asked at each start."""
@@ -183,6 +197,8 @@ class LlavaBackbone(Backbone):
 
         A cache given is filled with keys and values of P_t + T rows.
         """
+        if self.is_shared and torch.is_grad_enabled() and not rows.requires_grad:
+            rows = rows.detach().requires_grad_()  # all processes go all the way back, or some would wait
         places = _places(deep.text, deep.text_at, self.text_shape[0])
         with self._text_prompts(deep.text, places) as length:
             if deep.text is not None:

@@ -15,6 +15,7 @@ from prompts.faults import fault
 from prompts.fingerprint import base_model_ref
 from prompts.manifest import BaseModelRef, Manifest
 from training.backbone import DeepPrompts, LlavaBackbone
+from training.backbone.sharding import share_out
 from training.batches import places_of_pass, prepared
 from training.config import M2ptConfig
 from training.m2pt.batching import Batch, batch_maker
@@ -52,7 +53,8 @@ def _train(config: M2ptConfig, ranks: Ranks) -> Bundle:
         base = base_model_ref(config.model)
         run = Run(config, ranks)
         found = run.resume()
-        backbone = LlavaBackbone.load(config.model, dtype=config.dtype)
+        share = share_out if config.shard else None
+        backbone = LlavaBackbone.load(config.model, dtype=config.dtype, share=share)
         if config.gradient_checkpointing:
             backbone.checkpoint_layers()
         learned = fresh(config, backbone)
@@ -92,11 +94,16 @@ def _train(config: M2ptConfig, ranks: Ranks) -> Bundle:
                     run.save(step, {"tensors": learned.state(), "optimizer": optimizer.state_dict()})
     run.finish()
     trained = _bundle(config, learned, base)
-    return save_trained(config, backbone, trained, inputs) if ranks.is_first else trained
+    if config.shard or ranks.is_first:  # the others are needed where the model is shared out
+        return save_trained(config, backbone, trained, inputs, write=ranks.is_first)
+    return trained
 
 
 def _check_parts(config: M2ptConfig, ranks: Ranks) -> None:
-    """Raises ConfigError where a batch cannot be shared out evenly."""
+    """Raises ConfigError where a batch cannot be shared out evenly, or a model at all."""
+    if config.shard and ranks.count == 1:
+        cure = "start the job with torchrun, or leave it out"
+        raise ConfigError("train", [fault("shard", expected="several processes", came="one", cure=cure)])
     if config.batch % ranks.count:
         expected, cure = f"a multiple of {ranks.count}, the number of processes", "change one of them"
         raise ConfigError("train", [fault("batch", expected=expected, came=str(config.batch), cure=cure)])

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 
 from passepartout import main
+from training.backbone import LlavaBackbone
+from training.backbone.sharding import share_out
 from training.config import M2ptConfig
 from training.m2pt import train_m2pt
 from training.ranks import Ranks, open_ranks
@@ -48,10 +50,19 @@ def run(job: dict[str, Any], ranks: Ranks) -> None:
     ranks.total(0)
 
 
+def report_share(model: Path, ranks: Ranks) -> None:
+    """Values of a shared-out model's decoder layers in this process, and in all, to `share.<rank>.json`."""
+    layers = LlavaBackbone.load(model, dtype="float32", share=share_out).decoder.layers
+    sizes = [(weight.to_local().numel(), weight.numel()) for weight in layers.parameters()]
+    held = [sum(column) for column in zip(*sizes, strict=True)]
+    Path(sys.argv[1]).with_name(f"share.{ranks.rank}.json").write_text(json.dumps(held), encoding="utf-8")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     told = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     with open_ranks() as here:
         for one in told["jobs"]:
             run(one, here)
+        report_share(Path(told["jobs"][0]["config"]["model"]), here)
         sys.exit(main(told["command"]))

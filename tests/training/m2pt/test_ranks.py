@@ -15,7 +15,7 @@ import yaml
 from prompts.bundle import Bundle, load_bundle
 from prompts.errors import ConfigError
 from tests.training.conftest import random_picture
-from tests.training.jobs import m2pt_job
+from tests.training.jobs import m2pt_job, make_llava_json
 from training.batches import places_of_pass
 from training.data import ImageFolderData, make_source
 from training.m2pt import train_m2pt
@@ -23,6 +23,8 @@ from training.ranks import ALONE, Ranks
 
 ROOT = Path(__file__).resolve().parents[3]
 STEPS, BATCH, BROKEN_STEP = 4, 4, 2
+SHARED = {"shard": True, "gradient_checkpointing": True}
+VISION_ALONE = {"text_length": 0, "projector": False}
 REPARAMETRISED = {"reparametrisation": 4, "text_layers": "odd"}
 
 
@@ -48,7 +50,19 @@ class Pair:
 
 
 def job_of(model: Path, pictures: Path, out: Path, m2pt: dict[str, Any] | None = None, **changes: Any) -> Any:
-    return m2pt_job(model, pictures, out, m2pt, **{"steps": STEPS, "batch": BATCH, **changes})
+    validation = {"kind": "image_folder", "root": str(pictures), "limit": 3}
+    settings = {"steps": STEPS, "batch": BATCH, "validation": validation}
+    return m2pt_job(model, pictures, out, m2pt, **{**settings, **changes})
+
+
+def blind_half(folder: Path) -> dict[str, Any]:
+    """Four records, of which one has a picture: in every batch of four one of two processes has none."""
+    talk = [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "hi"}]
+    seen = [{"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": "a heron"}]
+    random_picture(1).save(folder / "a.png")
+    records: list[dict[str, Any]] = [{"conversations": talk}] * 3
+    file = make_llava_json(folder, [*records, {"image": "a.png", "conversations": seen}])
+    return {"kind": "llava_json", "file": str(file), "images": str(folder)}
 
 
 def broken_picture(root: Path) -> Path:
@@ -79,6 +93,10 @@ def pair(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
         "two": job_of(tiny_folder, pictures, folder / "two"),
         "unbroken": job_of(tiny_folder, pictures, folder / "unbroken", REPARAMETRISED),
         "resumed": job_of(tiny_folder, pictures, folder / "resumed", REPARAMETRISED),
+        "shared": job_of(tiny_folder, pictures, folder / "shared", **SHARED),
+        "blind": job_of(
+            tiny_folder, pictures, folder / "blind", VISION_ALONE, **SHARED, data=blind_half(folder)
+        ),
     }
     broken = broken_picture(pictures)
     jobs: list[dict[str, Any]] = [{"config": config.model_dump(mode="json")} for config in configs.values()]
@@ -149,6 +167,27 @@ def test_two_that_broke_half_way_end_as_the_unbroken_two(pair: Pair) -> None:
     for place, state in unbroken["optimizer"]["state"].items():
         for name, tensor in state.items():
             assert torch.equal(resumed["optimizer"]["state"][place][name], tensor)
+
+
+def test_a_model_shared_out_learns_the_same(pair: Pair) -> None:
+    """FSDP of the decoder's layers, with checkpointing; measured, with its canary, and written once."""
+    shared, kept = pair.checkpoint("shared"), pair.checkpoint("two")
+    for place, state in kept["optimizer"]["state"].items():
+        torch.testing.assert_close(shared["optimizer"]["state"][place]["exp_avg"], state["exp_avg"])
+    assert pair.ends("shared") == [[pair.bundle("shared").digest]] * 2
+    assert pair.bundle("shared").manifest.metrics == pair.bundle("two").manifest.metrics != {}
+    held = [json.loads((pair.folder / f"share.{rank}.json").read_text()) for rank in range(2)]
+    assert [share / whole for share, whole in held] == pytest.approx([0.5, 0.5], rel=0.02)
+    assert all((pair.folder / job / "bundle" / "canary.json").is_file() for job in ("shared", "two"))
+
+
+def test_a_process_without_a_picture_does_not_keep_the_others_waiting(pair: Pair, tmp_path: Path) -> None:
+    """Vision prompts alone: nothing learned takes part in what the process without a picture computes."""
+    config = job_of(pair.model, pair.pictures, tmp_path / "one", VISION_ALONE, data=blind_half(pair.folder))
+    alone = train_m2pt(config)
+    torch.testing.assert_close(
+        pair.bundle("blind").tensors["vision.prompts"], alone.tensors["vision.prompts"], atol=1e-2, rtol=1e-2
+    )
 
 
 def test_a_batch_that_two_cannot_share_is_one_error(pair: Pair) -> None:
