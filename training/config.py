@@ -77,6 +77,9 @@ class TrainConfig(_Config):
     )
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
     log_every: int = Field(10, ge=1, description="steps between lines of the log")
+    tensorboard: bool = Field(
+        False, description="write the log's figures for TensorBoard too, in <out>/board"
+    )
 
     @model_validator(mode="after")
     def _has_choices_to_lose_over(self) -> "TrainConfig":
@@ -229,7 +232,28 @@ class M2ptConfig(TrainConfig):
     shard: bool = Field(
         False, description="under torchrun: each process keeps a part of the frozen language model (FSDP)"
     )
+    validate_every: int | None = Field(
+        None,
+        ge=1,
+        description="steps between looks at `validation`; the best values are kept (default: the last ones)",
+    )
+    metric: Literal["loss", "accuracy"] = Field("loss", description="what is looked at, and best")
+    patience: int | None = Field(
+        None, ge=1, description="looks in a row without a better one that end the job (default: none do)"
+    )
     m2pt: M2ptOptions = Field(default_factory=M2ptOptions)
+
+    @model_validator(mode="after")
+    def _can_look(self) -> "M2ptConfig":
+        if self.validate_every is not None and self.validation is None:
+            raise ValueError(
+                "validation: expected data for validate_every, came none; name some, or leave it out"
+            )
+        if self.validate_every is None and self.patience is not None:
+            raise ValueError(
+                "validate_every: expected steps for patience, came none; set it, or leave it out"
+            )
+        return self
 
 
 class EvaluateConfig(_Config):

@@ -54,8 +54,8 @@ class Ranks:
     def agreeing(self) -> Iterator[None]:
         """A stretch of work that ends well in every process or in none.
 
-        All must come to its end, so nothing inside may wait for the others. Where it fails, the first process
-        that it failed in raises its own error; the others raise SystemExit, which prints nothing.
+        All must come to its end, so nothing inside may wait for one that may have failed. Where it fails,
+        the first process that it failed in raises its own error; the others raise SystemExit, silently.
         """
         if self.count == 1:
             yield

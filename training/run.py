@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from prompts.errors import ConfigError
 from prompts.faults import fault, shown
+from training.board import Board
 from training.config import TrainConfig
 from training.memory import peak_memory
 from training.ranks import ALONE, Ranks
@@ -28,6 +29,7 @@ _FREE_FIELDS = {
     "bundle",
     "gradient_checkpointing",
     "shard",
+    "tensorboard",
     "canary",
     "checkpoint_every",
     "log_every",
@@ -37,6 +39,8 @@ _FREE_FIELDS = {
 }
 _FORMAT = 3
 """Of checkpoints; grows when fields or parameter groups change, so that no old one is misread."""
+_VALIDATED = {"validation_loss", "validation_accuracy"}
+_NOT_PLOTTED = {"step", "time", "lr", "validation_accuracy"}
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -52,6 +56,7 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
         self._history: list[dict[str, float]] = []
         self._stopping = self._all_stopping = False
+        self._board: Board | None = None
         self._saved_steps = 0
         self._earlier_seconds = 0.0
         self._started = time.perf_counter()
@@ -87,6 +92,7 @@ class Run:
         """
         with (
             self._interruptible(),
+            self._open_board(start),
             tqdm(
                 initial=start,
                 total=self.config.steps,
@@ -98,9 +104,13 @@ class Run:
                 yield step, bar
                 bar.update()
                 if self._all_stopping and self._saved_steps == step + 1:
-                    if self.ranks.is_first:
-                        bar.write(f"stopped after step {step + 1}; the same command goes on from there")
+                    self.tell(bar, f"stopped after step {step + 1}; the same command goes on from there")
                     raise KeyboardInterrupt
+
+    def tell(self, bar: "tqdm[Any]", text: str) -> None:
+        """Prints a line above the progress bar, once for all processes."""
+        if self.ranks.is_first:
+            bar.write(text)
 
     def is_due(self, step: int) -> bool:
         """Whether a checkpoint is to be written after `step`: at intervals, at the end, and when stopping.
@@ -111,7 +121,7 @@ class Run:
         return done % self.config.checkpoint_every == 0 or done == self.config.steps or self._all_stopping
 
     def log(self, step: int, bar: "tqdm[Any]", **figures: float) -> None:
-        """Shows the figures, and writes a line of the log every `log_every` steps.
+        """Shows the figures, and writes a line of the log every `log_every` steps and of each validation.
 
         Raises:
             ConfigError: the loss is not finite; nothing learned after it would be worth anything.
@@ -122,7 +132,9 @@ class Run:
             raise ConfigError("train", [fault("loss", expected="a finite number", came=came, cure=cure)])
         bar.set_postfix({name: f"{value:.3g}" for name, value in figures.items()})
         is_due = (step + 1) % self.config.log_every == 0 or step in (0, self.config.steps - 1)
-        if is_due and self.ranks.is_first:
+        if (is_due or _VALIDATED & figures.keys()) and self.ranks.is_first:
+            if self._board is not None:
+                self._board.write(step + 1, figures)
             line = {"step": step + 1, **figures, "time": round(time.time(), 2)}
             self._history.append(line)
             with (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
@@ -167,16 +179,31 @@ class Run:
         figure = Figure(figsize=(7, 4), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
-        steps = [line["step"] for line in self._history]
-        for name in [key for key in self._history[-1] if key not in ("step", "time", "lr")]:
-            axes.plot(steps, [line[name] for line in self._history], label=name)
+        names = dict.fromkeys(name for line in self._history for name in line)
+        for name in [name for name in names if name not in _NOT_PLOTTED]:
+            points = [(line["step"], line[name]) for line in self._history if name in line]
+            axes.plot(*zip(*points, strict=True), label=name)
         axes.set(xlabel="step", ylabel="loss", title=self.config.name)
         axes.legend()
         figure.savefig(self.folder / PLOT_FILE, dpi=120)
 
     def _identity(self) -> str:
-        """What decides the trained values, as JSON."""
-        return self.config.model_dump_json(exclude=_FREE_FIELDS)
+        """What decides the trained values, as JSON: the validation data where the job looks at it."""
+        decisive = {"validation"} if getattr(self.config, "validate_every", None) else set()
+        return self.config.model_dump_json(exclude=_FREE_FIELDS - decisive)
+
+    @contextmanager
+    def _open_board(self, start: int) -> Iterator[None]:
+        """While open the log's lines go to TensorBoard too, if the config says so."""
+        if not self.config.tensorboard or not self.ranks.is_first:
+            yield
+            return
+        self._board = Board(self.folder, begin=start)
+        try:
+            yield
+        finally:
+            self._board.close()
+            self._board = None
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:

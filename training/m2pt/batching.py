@@ -3,15 +3,17 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from prompts.errors import ConfigError
 from prompts.faults import fault
 from prompts.manifest import VisionSpec
-from training.backbone import LlavaBackbone, PictureInputs
+from training.backbone import DeepPrompts, LlavaBackbone, PictureInputs
 from training.chat import Encoded
 from training.config import M2ptConfig
 from training.data import Example
 
-__all__ = ["Batch", "batch_maker"]
+__all__ = ["Batch", "answer_total", "batch_maker"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,12 @@ def batch_maker(
         return Batch(_pictures(backbone, examples), encoded)
 
     return make
+
+
+def answer_total(backbone: LlavaBackbone, batch: Batch, deep: DeepPrompts) -> tuple[Tensor, int]:
+    """Sum of the losses of a batch's answer tokens, a float32 scalar, and their number."""
+    features = None if batch.pictures is None else backbone.image_features(batch.pictures, deep)
+    return backbone.answer_total(backbone.collate(batch.encoded, features), features, deep)
 
 
 def _cut(encoded: Encoded, config: M2ptConfig, *, image_rows: int) -> Encoded:

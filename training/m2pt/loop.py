@@ -5,21 +5,23 @@ The base weights are frozen; learned tensors are float32 and enter the model in 
 
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from prompts.bundle import Bundle, compute_digest
 from prompts.errors import ConfigError
 from prompts.faults import fault
 from prompts.fingerprint import base_model_ref
 from prompts.manifest import BaseModelRef, Manifest
-from training.backbone import DeepPrompts, LlavaBackbone
+from training.backbone import LlavaBackbone
 from training.backbone.sharding import share_out
 from training.batches import places_of_pass, prepared
 from training.config import M2ptConfig
-from training.m2pt.batching import Batch, batch_maker
+from training.m2pt.batching import Batch, answer_total, batch_maker
 from training.m2pt.learned import Learned, fresh
+from training.m2pt.validation import Watch, measure
 from training.preflight import Inputs, open_training
 from training.provenance import provenance
 from training.ranks import Ranks, open_ranks
@@ -60,11 +62,15 @@ def _train(config: M2ptConfig, ranks: Ranks) -> Bundle:
         learned = fresh(config, backbone)
     saved = ranks.from_first(found)
     ranks.take_from_first(learned.tensors.values())
+    bundle_of = partial(_bundle, config, base)
     optimizer = torch.optim.AdamW(learned.groups(), weight_decay=config.m2pt.weight_decay)
     if saved:
         optimizer.load_state_dict(saved["optimizer"])
         learned.load(saved["tensors"])
+    watch = Watch(config, saved["watch"] if saved else None)
     start = saved["step"] if saved else 0
+    if watch.stopped:
+        start = config.steps
     passes = range(start * config.accumulate, config.steps * config.accumulate)
     with (
         closing(prepared(_pass_maker(config, backbone, learned, inputs, ranks), passes)) as batches,
@@ -78,7 +84,7 @@ def _train(config: M2ptConfig, ranks: Ranks) -> Bundle:
             for _ in range(config.accumulate):
                 with ranks.agreeing():
                     batch = next(batches)
-                summed, tokens = _answer_total(backbone, batch, learned.deep())
+                summed, tokens = answer_total(backbone, batch, learned.deep())
                 loss = summed / max(1.0, ranks.total(tokens)) / config.accumulate
                 if loss.requires_grad:  # not where only vision is learned and no example has a picture
                     loss.backward()
@@ -87,13 +93,21 @@ def _train(config: M2ptConfig, ranks: Ranks) -> Bundle:
             torch.nn.utils.clip_grad_norm_(learned.tensors.values(), config.m2pt.max_gradient_norm)
             optimizer.step()
             optimizer.zero_grad()
-            total, is_due = ranks.total(total), run.is_due(step)
+            figures = {"loss": ranks.total(total), "lr": config.lr * rate}
+            if watch.is_due(step) and inputs.validation is not None:
+                value = measure(backbone, learned, inputs.validation, ranks, bundle_of)
+                figures |= watch.look(step, value, learned)
+            is_due = run.is_due(step) or watch.stopped
             with ranks.agreeing():
-                run.log(step, bar, loss=total, lr=config.lr * rate)
+                run.log(step, bar, **figures)
                 if is_due:
-                    run.save(step, {"tensors": learned.state(), "optimizer": optimizer.state_dict()})
+                    run.save(step, _state(learned, optimizer, watch))
+            if watch.stopped:
+                run.tell(bar, f"stopped after step {step + 1}: {watch}")
+                break
     run.finish()
-    trained = _bundle(config, learned, base)
+    watch.take_best(learned)
+    trained = bundle_of(learned)
     if config.shard or ranks.is_first:  # the others are needed where the model is shared out
         return save_trained(config, backbone, trained, inputs, write=ranks.is_first)
     return trained
@@ -109,6 +123,11 @@ def _check_parts(config: M2ptConfig, ranks: Ranks) -> None:
         raise ConfigError("train", [fault("batch", expected=expected, came=str(config.batch), cure=cure)])
 
 
+def _state(learned: Learned, optimizer: torch.optim.Optimizer, watch: Watch) -> dict[str, Any]:
+    """All that the next step depends on beside the config."""
+    return {"tensors": learned.state(), "optimizer": optimizer.state_dict(), "watch": watch.state()}
+
+
 def _pass_maker(
     config: M2ptConfig, backbone: LlavaBackbone, learned: Learned, inputs: Inputs, ranks: Ranks
 ) -> Callable[[int], Batch]:
@@ -122,12 +141,7 @@ def _pass_maker(
     return make
 
 
-def _answer_total(backbone: LlavaBackbone, batch: Batch, deep: DeepPrompts) -> tuple[Tensor, int]:
-    features = None if batch.pictures is None else backbone.image_features(batch.pictures, deep)
-    return backbone.answer_total(backbone.collate(batch.encoded, features), features, deep)
-
-
-def _bundle(config: M2ptConfig, learned: Learned, base: BaseModelRef) -> Bundle:
+def _bundle(config: M2ptConfig, base: BaseModelRef, learned: Learned) -> Bundle:
     """Prompts in bfloat16, the precision they were used in on most machines; the file stays small."""
     manifest = Manifest(
         name=config.name,

@@ -24,6 +24,7 @@ from training.ranks import ALONE, Ranks
 ROOT = Path(__file__).resolve().parents[3]
 STEPS, BATCH, BROKEN_STEP = 4, 4, 2
 SHARED = {"shard": True, "gradient_checkpointing": True}
+ACCURATE = {"metric": "accuracy", "patience": 9}
 VISION_ALONE = {"text_length": 0, "projector": False}
 REPARAMETRISED = {"reparametrisation": 4, "text_layers": "odd"}
 
@@ -51,7 +52,7 @@ class Pair:
 
 def job_of(model: Path, pictures: Path, out: Path, m2pt: dict[str, Any] | None = None, **changes: Any) -> Any:
     validation = {"kind": "image_folder", "root": str(pictures), "limit": 3}
-    settings = {"steps": STEPS, "batch": BATCH, "validation": validation}
+    settings = {"steps": STEPS, "batch": BATCH, "validation": validation, "validate_every": 3}
     return m2pt_job(model, pictures, out, m2pt, **{**settings, **changes})
 
 
@@ -91,8 +92,8 @@ def pair(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
             random_picture(seed, (70, 60)).save(pictures / name / f"{seed}.png")
     configs = {
         "two": job_of(tiny_folder, pictures, folder / "two"),
-        "unbroken": job_of(tiny_folder, pictures, folder / "unbroken", REPARAMETRISED),
-        "resumed": job_of(tiny_folder, pictures, folder / "resumed", REPARAMETRISED),
+        "unbroken": job_of(tiny_folder, pictures, folder / "unbroken", REPARAMETRISED, **ACCURATE),
+        "resumed": job_of(tiny_folder, pictures, folder / "resumed", REPARAMETRISED, **ACCURATE),
         "shared": job_of(tiny_folder, pictures, folder / "shared", **SHARED),
         "blind": job_of(
             tiny_folder, pictures, folder / "blind", VISION_ALONE, **SHARED, data=blind_half(folder)
@@ -124,10 +125,15 @@ def test_two_processes_are_one_with_twice_the_batch(pair: Pair, tmp_path: Path) 
     config = job_of(pair.model, pair.pictures, tmp_path / "one")
     train_m2pt(config)
     alone, both = (
-        [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
+        [
+            value
+            for line in (out / "log.jsonl").read_text().splitlines()
+            for name, value in json.loads(line).items()
+            if name in ("loss", "validation_loss")
+        ]
         for out in (config.out, pair.folder / "two")
     )
-    assert len(both) == STEPS  # written once
+    assert len(both) == 6  # four steps and two looks, written once
     assert both == pytest.approx(alone, rel=1e-4)
     one = torch.load(config.out / "checkpoint.pt", weights_only=True)
     two = pair.checkpoint("two")
