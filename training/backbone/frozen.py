@@ -22,12 +22,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from prompts.errors import ConfigError, UnsupportedError
+from prompts.errors import ConfigError
 from prompts.faults import fault
 from prompts.manifest import Usage
 from training.backbone.deep import NO_PROMPTS, DeepPrompts
 from training.backbone.device import choose_device, choose_dtype
 from training.backbone.expansion import Expansion, probe
+from training.backbone.layout import check_layout, image_token_id, stop_ids_of, unsupported
 from training.backbone.pictures import PictureInputs, of_canvas, of_pictures
 from training.chat import PROBE, ChatEncoder, Encoded, TokenBatch, collate
 from training.choices import ChoiceMask
@@ -39,7 +40,6 @@ _TOKEN_TYPES = {"mm_token_type_ids", "token_type_ids"}
 """Inputs that mark a picture's tokens, by the names that models have for them."""
 _PROBE_SIZE = (64, 64)
 _MAX_PROBE_GAP = 1e-3
-_ASKED_OF_A_MODEL = ("get_image_features", "get_decoder", "get_output_embeddings")
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ class Backbone:
         self.config = model.config
         self.head: nn.Module = model.get_output_embeddings()
         self.dtype: torch.dtype = next(self.head.parameters()).dtype
-        self.stop_ids = _stop_ids(model, processor)
+        self.stop_ids = stop_ids_of(model, processor)
         self.chat = ChatEncoder(
-            processor, image_token_id=_image_token_id(self.config), end_token_id=self.stop_ids[0]
+            processor, image_token_id=image_token_id(self.config), end_token_id=self.stop_ids[0]
         )
         self._masks: dict[tuple[str, ...], ChoiceMask] = {}
         self._expansions: dict[tuple[int, int], Expansion] = {}
@@ -105,7 +105,7 @@ class Backbone:
             came, cure = f"{folder}: {str(error).partition(chr(10))[0]}", "download it whole"
             problem = fault("model", expected="weights and a processor", came=came, cure=cure)
             raise ConfigError("model", [problem]) from error
-        _check_layout(model)
+        check_layout(model)
         if share is not None:
             share(model, place)
         backbone = cls(model, processor, device=place)
@@ -353,7 +353,7 @@ class Backbone:
 
     def _check_plain(self, deep: DeepPrompts) -> None:
         if deep != NO_PROMPTS:
-            raise _unsupported(self.model)
+            raise unsupported(self.model)
 
 
 @contextmanager
@@ -364,42 +364,3 @@ def _rows_read_out(head: nn.Module, keep: Tensor) -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-def _check_layout(model: Any) -> None:
-    """Raises ConfigError for a model that cannot be asked as `Backbone` asks."""
-    came = [f"one without {name}" for name in _ASKED_OF_A_MODEL if not hasattr(model, name)]
-    if model.config.get_text_config().is_encoder_decoder:
-        came.append("an encoder-decoder")
-    if came:
-        expected = "a vision-language model whose language model is a decoder"
-        cure = "use another checkpoint (of BLIP-2 one with OPT)"
-        raise ConfigError("model", [fault("model", expected=expected, came=", ".join(came), cure=cure)])
-
-
-def _unsupported(model: Any) -> UnsupportedError:
-    cure = "use a frame (TVP), or a checkpoint in LLaVA's layout"
-    came = type(model).__name__
-    expected = "LLaVA's layout for prompts inside the model, offline"
-    return UnsupportedError(fault("model", expected=expected, came=came, cure=cure))
-
-
-def _image_token_id(config: Any) -> int:
-    """Raises ConfigError where the config names none."""
-    for name in ("image_token_id", "image_token_index"):
-        if getattr(config, name, None) is not None:
-            return int(getattr(config, name))
-    expected, cure = "image_token_id in config.json", "use a vision-language checkpoint of transformers"
-    raise ConfigError("model", [fault("image_token_id", expected=expected, came="none", cure=cure)])
-
-
-def _stop_ids(model: Any, processor: Any) -> list[int]:
-    """Ids that end an answer; the tokenizer's own, which chat models end a turn with, comes first."""
-    named = [processor.tokenizer.eos_token_id]
-    more = model.generation_config.eos_token_id
-    named += more if isinstance(more, list) else [more]
-    stop = list(dict.fromkeys(int(token) for token in named if token is not None))
-    if not stop:
-        expected, cure = "one in the tokenizer or generation config", "add it there"
-        raise ConfigError("model", [fault("eos_token_id", expected=expected, came="none", cure=cure)])
-    return stop
