@@ -227,7 +227,7 @@ class M2ptConfig(TrainConfig):
 
     lr: float = Field(7e-4, gt=0, description="peak learning rate of AdamW")
     gradient_checkpointing: bool = Field(
-        False, description="keep the layers' inputs alone for the way back: less memory, a third more time"
+        False, description="keep the layers' inputs alone for the way back: less memory, half more time"
     )
     shard: bool = Field(
         False, description="under torchrun: each process keeps a part of the frozen language model (FSDP)"

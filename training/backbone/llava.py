@@ -75,7 +75,7 @@ class LlavaBackbone(Backbone):
     def checkpoint_layers(self) -> None:
         """From now on layers keep their inputs alone for the way back, and are computed again there.
 
-        A third more arithmetic, and a fraction of the memory; losses and gradients stay as they are. Prompts
+        Half more arithmetic (one pass more beside one there and one back), and a fraction of the memory; losses and gradients stay as they are. Prompts
         are put in outside of what is computed again.
         """
         for layer in (*self._tower.encoder.layers, *self.decoder.layers):
