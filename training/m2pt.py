@@ -4,12 +4,13 @@ AdamW on the prompts (and the projector), cosine with warm-up, loss on the answe
 frozen; learned tensors are float32 and enter the model in its own dtype.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 
 from prompts.bundle import Bundle, load_bundle
@@ -19,12 +20,15 @@ from prompts.faults import fault
 from prompts.fingerprint import base_model_ref
 from prompts.manifest import BaseModelRef, Manifest, TextSpec, VisionSpec
 from training.backbone import DeepPrompts, LlavaBackbone, PictureInputs
-from training.batches import examples_of_pass, prepared
+from training.batches import Order, prepared
 from training.chat import Encoded
 from training.config import M2ptConfig, M2ptOptions
-from training.data import Example, ExampleSource
+from training.data import Example, ExampleSource, ExampleStream
+from training.data.example import outline_of
+from training.grouping import GroupedOrder
 from training.preflight import Inputs, open_training
 from training.provenance import provenance
+from training.reading import Reader, open_reader
 from training.run import Run
 from training.saving import save_trained
 from training.schedule import cosine_rate
@@ -77,9 +81,10 @@ def train_m2pt(config: M2ptConfig) -> Bundle:
     """Trains the prompts and writes their bundle; resumes a run of the same config.
 
     Raises:
-        ConfigError: a path, the data or the resumed run does not fit the config.
+        ConfigError: a path, the data or the resumed run does not fit the config, or too much of the data is
+            broken.
         BaseModelError: the model's weights are no safetensors.
-        PictureError: a file of the data is no picture.
+        PictureError: a file of the validation data is no picture.
     """
     inputs = open_training(config, checkpoints=[("model", config.model, ("llava",))])
     base = base_model_ref(config.model)
@@ -87,16 +92,24 @@ def train_m2pt(config: M2ptConfig) -> Bundle:
     saved = run.resume()
     backbone = LlavaBackbone.load(config.model, dtype=config.dtype)
     learned = _fresh(config, backbone)
+    reader = open_reader(
+        inputs.data,
+        batch=config.batch,
+        seed=config.seed,
+        max_broken_share=config.max_broken_share,
+        order=_order(config, backbone, inputs.data),
+    )
     optimizer = torch.optim.AdamW(learned.groups(), weight_decay=config.m2pt.weight_decay)
     if saved:
         optimizer.load_state_dict(saved["optimizer"])
         with torch.no_grad():
             for name, tensor in learned.tensors.items():
                 tensor.copy_(saved["tensors"][name])
+        reader.ledger.restore(saved.get("broken", ()))
     start = saved["step"] if saved else 0
     passes = range(start * config.accumulate, config.steps * config.accumulate)
     with (
-        closing(prepared(_batch_maker(config, backbone, inputs.data), passes)) as batches,
+        closing(prepared(_batch_maker(config, backbone, reader), passes)) as batches,
         closing(run.steps(start)) as steps,
     ):
         for step, bar in steps:
@@ -112,12 +125,16 @@ def train_m2pt(config: M2ptConfig) -> Bundle:
             torch.nn.utils.clip_grad_norm_(learned.tensors.values(), config.m2pt.max_gradient_norm)
             optimizer.step()
             optimizer.zero_grad()
-            run.log(step, bar, loss=total, lr=config.lr * rate)
+            read = (step + 1) * config.accumulate
+            run.log(step, bar, loss=total, lr=config.lr * rate, **reader.figures(read))
             if run.is_due(step):
                 tensors = {name: tensor.detach().cpu() for name, tensor in learned.tensors.items()}
-                run.save(step, {"tensors": tensors, "optimizer": optimizer.state_dict()})
+                broken = reader.ledger.state(read)
+                run.save(step, {"tensors": tensors, "optimizer": optimizer.state_dict(), "broken": broken})
+                run.note_broken(reader.ledger.summary(read))
     run.finish()
-    return _write_bundle(config, backbone, learned, base=base, inputs=inputs)
+    examples = reader.report(config.steps * config.accumulate)
+    return _write_bundle(config, backbone, learned, base=base, inputs=inputs, examples=examples)
 
 
 def _fresh(config: M2ptConfig, backbone: LlavaBackbone) -> _Learned:
@@ -166,13 +183,11 @@ def _loss(backbone: LlavaBackbone, batch: _Batch, deep: DeepPrompts) -> Tensor:
     return backbone.answer_loss(backbone.collate(batch.encoded, features), features, deep)
 
 
-def _batch_maker(
-    config: M2ptConfig, backbone: LlavaBackbone, source: ExampleSource
-) -> Callable[[int], _Batch]:
+def _batch_maker(config: M2ptConfig, backbone: LlavaBackbone, reader: Reader) -> Callable[[int], _Batch]:
     rows = backbone.image_rows(_vision_spec(config, backbone))
 
     def make(number: int) -> _Batch:
-        examples = examples_of_pass(source, number=number, batch=config.batch, seed=config.seed)
+        examples = [seat.example for seat in reader.seats(number)]
         encoded = [
             _cut(
                 backbone.encode_example(example, config.usage, over_choices=config.loss_over == "choices"),
@@ -184,6 +199,23 @@ def _batch_maker(
         return _Batch(_pictures(backbone, examples), encoded)
 
     return make
+
+
+def _order(config: M2ptConfig, backbone: LlavaBackbone, data: ExampleSource | ExampleStream) -> Order | None:
+    """By length, as far as the model sees it: rows of picture, question and answer. None: as usual."""
+    if not config.m2pt.group_by_length or isinstance(data, ExampleStream):
+        return None
+    image_rows = backbone.image_rows(_vision_spec(config, backbone))
+
+    def length(place: int) -> int:
+        outline = outline_of(data, place)
+        assert outline is not None, "preflight asks for data that tells"
+        rendered = backbone.chat.render(outline.question, picture=outline.has_picture, usage=config.usage)
+        encoded = backbone.chat.encode(rendered, outline.answer)
+        whole = len(encoded.prompt) + len(encoded.answer) + (image_rows - 1) * outline.has_picture
+        return min(whole, config.m2pt.max_length - config.m2pt.text_length)
+
+    return GroupedOrder(len(data), config.seed, batch=config.batch, length=length)
 
 
 def _cut(encoded: Encoded, config: M2ptConfig, *, image_rows: int) -> Encoded:
@@ -219,6 +251,7 @@ def _write_bundle(
     *,
     base: BaseModelRef,
     inputs: Inputs,
+    examples: Mapping[str, JsonValue],
 ) -> Bundle:
     """Prompts in bfloat16, the precision they were used in on most machines; the file stays small."""
     layers, hidden = backbone.text_shape
@@ -232,7 +265,7 @@ def _write_bundle(
         vision=_vision_spec(config, backbone),
         projector=config.m2pt.projector,
         usage=config.usage,
-        provenance=provenance(config, "m2pt"),
+        provenance=provenance(config, "m2pt", examples),
     )
     tensors = {name: tensor.detach().to("cpu", torch.bfloat16) for name, tensor in learned.tensors.items()}
     return save_trained(config, backbone, manifest, tensors, inputs)

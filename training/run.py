@@ -6,12 +6,13 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import JsonValue
 from tqdm import tqdm
 
 from prompts.errors import ConfigError
@@ -22,16 +23,19 @@ from training.memory import peak_memory
 __all__ = ["Run"]
 
 CHECKPOINT_FILE, LOG_FILE, PLOT_FILE, COST_FILE = "checkpoint.pt", "log.jsonl", "loss.png", "cost.json"
+BROKEN_FILE = "broken.json"
 _FREE_FIELDS = {
     "out",
     "bundle",
     "canary",
     "checkpoint_every",
     "log_every",
+    "max_broken_share",
     "version",
     "description",
     "validation",
 }
+_NO_LOSSES = ("step", "time", "lr", "broken")
 _FORMAT = 2
 """Of checkpoints; grows when fields or parameter groups change, so that no old one is misread."""
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -57,7 +61,8 @@ class Run:
         """
         file = self.folder / CHECKPOINT_FILE
         if not file.is_file():
-            (self.folder / LOG_FILE).unlink(missing_ok=True)
+            for left in (LOG_FILE, BROKEN_FILE):
+                (self.folder / left).unlink(missing_ok=True)
             return None
         saved = _read_checkpoint(file)
         changed = _differences(json.loads(saved["config"]), json.loads(self._identity()))
@@ -117,6 +122,13 @@ class Run:
         draft.replace(self.folder / CHECKPOINT_FILE)
         self._saved_steps = step + 1
 
+    def note_broken(self, summary: Mapping[str, JsonValue]) -> None:
+        """Writes `broken.json`: what was skipped so far (see `training.ledger`); nothing where it is {}."""
+        if summary:
+            draft = self.folder / (BROKEN_FILE + ".draft")
+            draft.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+            draft.replace(self.folder / BROKEN_FILE)
+
     @property
     def seconds(self) -> float:
         """Wall seconds that the run has taken, earlier starts up to their last checkpoints included."""
@@ -142,7 +154,7 @@ class Run:
         FigureCanvasAgg(figure)
         axes = figure.subplots()
         steps = [line["step"] for line in self._history]
-        for name in [key for key in self._history[-1] if key not in ("step", "time", "lr")]:
+        for name in [key for key in self._history[-1] if key not in _NO_LOSSES]:
             axes.plot(steps, [line[name] for line in self._history], label=name)
         axes.set(xlabel="step", ylabel="loss", title=self.config.name)
         axes.legend()

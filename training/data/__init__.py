@@ -7,6 +7,7 @@ Public sets are read as users have them on disk (docs/datasets.md); nothing is e
 
 from training.data.config import (
     AnyData,
+    AnyPart,
     Cifar10Data,
     Cifar100Data,
     CifarData,
@@ -16,16 +17,19 @@ from training.data.config import (
     ImageFolderData,
     ImageNetteData,
     LlavaJsonData,
+    MixData,
+    MixPart,
     OxfordPetsData,
     PicoData,
     PopeData,
     SvhnData,
 )
-from training.data.example import Example, ExampleSource, iterate_source
-from training.data.make import make_source
+from training.data.example import Example, ExampleSource, ExampleStream, iterate_source
+from training.data.make import make_source, open_data
 
 __all__ = [
     "AnyData",
+    "AnyPart",
     "Cifar10Data",
     "Cifar100Data",
     "CifarData",
@@ -33,14 +37,18 @@ __all__ = [
     "DataConfig",
     "Example",
     "ExampleSource",
+    "ExampleStream",
     "HatefulMemesData",
     "ImageFolderData",
     "ImageNetteData",
     "LlavaJsonData",
+    "MixData",
+    "MixPart",
     "OxfordPetsData",
     "PicoData",
     "PopeData",
     "SvhnData",
     "iterate_source",
     "make_source",
+    "open_data",
 ]

@@ -7,12 +7,13 @@ a fixed set of them; the order is the same at every start.
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from prompts.faults import shown
 
 __all__ = [
     "AnyData",
+    "AnyPart",
     "Cifar10Data",
     "Cifar100Data",
     "CifarData",
@@ -22,6 +23,8 @@ __all__ = [
     "ImageFolderData",
     "ImageNetteData",
     "LlavaJsonData",
+    "MixData",
+    "MixPart",
     "OxfordPetsData",
     "PicoData",
     "PopeData",
@@ -51,7 +54,9 @@ class PicoData(_Entry):
     """Pictures drawn on the fly for the embedded model family (see training/pico)."""
 
     kind: Literal["pico"]
-    task: str = Field(description="name of the pico task")
+    task: str = Field(
+        description="name of the pico task; instructions, instructions_unseen: as much of each instruction"
+    )
     split: Literal["train", "val", "test"] = "train"
     size: int = Field(ge=1, description="number of examples")
     seed: int = 0
@@ -178,7 +183,7 @@ class HatefulMemesData(_RecordEntry):
     )
 
 
-AnyData = (
+AnyPart = (
     ImageFolderData
     | ImageNetteData
     | Cifar10Data
@@ -191,5 +196,52 @@ AnyData = (
     | LlavaJsonData
     | PicoData
 )
+"""What a mix may be made of: everything but another mix."""
+
+
+class MixPart(_Entry):
+    """One part of a mix."""
+
+    data: Annotated[AnyPart, Field(discriminator="kind")] = Field(description="an entry of any other kind")
+    weight: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="how much of the mix it is (default: as large as it is)"
+    )
+    name: str | None = Field(
+        None, min_length=1, description="for counts and faults (default: its place and kind)"
+    )
+
+
+class MixData(_Entry):
+    """Several entries as one, shuffled together (see training/data/mix.py).
+
+    Nested mixes are refused: write their parts side by side, with the weights that come to the same.
+    """
+
+    kind: Literal["mix"]
+    parts: tuple[MixPart, ...] = Field(description="entries, each with a weight or none of them")
+    size: int | None = Field(
+        None, ge=1, description="examples (default: the fewest at which every part is there whole)"
+    )
+    seed: int = Field(0, ge=0, description="of the order they are mixed in")
+
+    @model_validator(mode="after")
+    def _is_told_apart(self) -> "MixData":
+        if not self.parts:
+            raise ValueError("expected parts, came none; name one at least")
+        weighed = [part.weight is not None for part in self.parts]
+        if any(weighed) and not all(weighed):
+            came = f"{sum(weighed)} of {len(weighed)}"
+            raise ValueError(f"expected a weight in each part or in none, came {came}; add the others")
+        if len(self.named) < len(self.parts):
+            raise ValueError("expected parts of different names, came one twice; rename it")
+        return self
+
+    @property
+    def named(self) -> dict[str, MixPart]:
+        """Name -> part, in order."""
+        return {part.name or f"{n}:{part.data.kind}": part for n, part in enumerate(self.parts)}
+
+
+AnyData = AnyPart | MixData
 
 DataConfig = Annotated[AnyData, Field(discriminator="kind")]

@@ -21,7 +21,17 @@ __all__ = ["computed_in", "data_digest", "digest_of", "frame_digest", "model_dig
 
 _FORMAT = 1
 """Grows when trainer or measure come to other results from the same settings."""
-_FREE = {"name", "version", "description", "out", "bundle", "validation", "canary", "checkpoint_every"}
+_FREE = {
+    "name",
+    "version",
+    "description",
+    "out",
+    "bundle",
+    "validation",
+    "canary",
+    "checkpoint_every",
+    "max_broken_share",
+}
 _ELSEWHERE = {"model", "data", "dtype", "log_every"}
 _MODEL_FILES = {".safetensors", ".json", ".jinja", ".model", ".txt"}
 _CHUNK = 1 << 20
