@@ -11,11 +11,10 @@ import torch
 from prompts.bundle import Bundle, load_bundle
 from prompts.errors import ConfigError, PictureError
 from tests.training.conftest import random_picture
-from tests.training.jobs import m2pt_job, make_llava_json, tvp_job
+from tests.training.jobs import halt_at, m2pt_job, make_llava_json, tvp_job
 from training.data import make_source
 from training.evaluate import evaluate
 from training.m2pt import train_m2pt
-from training.run import Run
 from training.tvp import train_tvp
 
 STEPS, BATCH, PICTURES = 8, 2, 6
@@ -56,7 +55,7 @@ def test_broken_pictures_are_skipped_and_named(tiny_folder: Path, tmp_path: Path
 
     # Stopped after five steps; both pictures are mended before it goes on.
     config = job(tiny_folder, tmp_path / "pictures", tmp_path / "stopped", options, **settings)
-    halt_at(config, train, 5)
+    halt_at(5, train, config)
     saved = torch.load(tmp_path / "stopped" / "checkpoint.pt", weights_only=True)
     assert (saved["step"], len(saved["broken"])) == (5, 2), "the test would prove less than it says"
     for file in (broken[2], broken[9]):
@@ -65,24 +64,6 @@ def test_broken_pictures_are_skipped_and_named(tiny_folder: Path, tmp_path: Path
     assert resumed.digest == unbroken.digest
     assert resumed.manifest.provenance.examples == found
     assert logged(tmp_path / "stopped") == logged(tmp_path / "whole")
-
-
-def halt_at(config: Any, train: Callable[[Any], Bundle], step: int) -> None:
-    """Runs a job for its first steps, as if it were killed then."""
-    kept = Run.is_due
-
-    class Halted(Exception):
-        pass
-
-    def is_due(run: Run, now: int) -> bool:
-        if now == step:
-            raise Halted
-        return kept(run, now)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "is_due", is_due)
-        with pytest.raises(Halted):
-            train(config)
 
 
 def logged(folder: Path) -> list[dict[str, float]]:

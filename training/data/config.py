@@ -7,9 +7,11 @@ a fixed set of them; the order is the same at every start.
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from prompts.faults import shown
+from training.data.config_hf import HfData
+from training.data.entry import Entry
 
 __all__ = [
     "AnyData",
@@ -20,6 +22,7 @@ __all__ = [
     "ClevrData",
     "DataConfig",
     "HatefulMemesData",
+    "HfData",
     "ImageFolderData",
     "ImageNetteData",
     "LlavaJsonData",
@@ -34,11 +37,7 @@ __all__ = [
 Limit = Annotated[int | None, Field(ge=1, description="use so many examples, spread evenly over the answers")]
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class LlavaJsonData(_Entry):
+class LlavaJsonData(Entry):
     """LLaVA conversation JSON: a list of {id, image, conversations: [{from: human|gpt, value}, …]}."""
 
     kind: Literal["llava_json"]
@@ -50,7 +49,7 @@ class LlavaJsonData(_Entry):
     limit: int | None = Field(None, ge=1, description="use only the first so many examples")
 
 
-class PicoData(_Entry):
+class PicoData(Entry):
     """Pictures drawn on the fly for the embedded model family (see training/pico)."""
 
     kind: Literal["pico"]
@@ -62,7 +61,7 @@ class PicoData(_Entry):
     seed: int = 0
 
 
-class _ClassEntry(_Entry):
+class _ClassEntry(Entry):
     """Pictures that each belong to one class: the same question about each, the class is the answer."""
 
     question: str = Field("What is in the picture?", description="asked about each picture")
@@ -128,7 +127,7 @@ class OxfordPetsData(_ClassEntry):
     labels: Literal["breed", "species"] = Field("breed", description="37 breeds, or cat and dog")
 
 
-class _RecordEntry(_Entry):
+class _RecordEntry(Entry):
     """Records that bring their own text, which `question` puts into words."""
 
     slot: ClassVar[str] = "{question}"
@@ -194,12 +193,13 @@ AnyPart = (
     | PopeData
     | HatefulMemesData
     | LlavaJsonData
+    | HfData
     | PicoData
 )
 """What a mix may be made of: everything but another mix."""
 
 
-class MixPart(_Entry):
+class MixPart(Entry):
     """One part of a mix."""
 
     data: Annotated[AnyPart, Field(discriminator="kind")] = Field(description="an entry of any other kind")
@@ -211,7 +211,7 @@ class MixPart(_Entry):
     )
 
 
-class MixData(_Entry):
+class MixData(Entry):
     """Several entries as one, shuffled together (see training/data/mix.py).
 
     Nested mixes are refused: write their parts side by side, with the weights that come to the same.
@@ -232,6 +232,8 @@ class MixData(_Entry):
         if any(weighed) and not all(weighed):
             came = f"{sum(weighed)} of {len(weighed)}"
             raise ValueError(f"expected a weight in each part or in none, came {came}; add the others")
+        if any(isinstance(part.data, HfData) and part.data.streaming for part in self.parts):
+            raise ValueError("expected parts whose sizes are known, came streaming: true; leave it out")
         if len(self.named) < len(self.parts):
             raise ValueError("expected parts of different names, came one twice; rename it")
         return self

@@ -14,6 +14,7 @@ from training.data.example import ExampleSource, ExampleStream
 from training.data.files import refuse
 from training.data.folders import open_image_folder, open_imagenette
 from training.data.hateful_memes import open_hateful_memes
+from training.data.hf import open_hf
 from training.data.llava_json import open_llava_json
 from training.data.mix import MixSource
 from training.data.oxford_pets import open_oxford_pets
@@ -84,6 +85,7 @@ OPENERS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
         "cifar100": open_cifar,
         "clevr": open_clevr,
         "hateful_memes": open_hateful_memes,
+        "hf": open_hf,
         "image_folder": open_image_folder,
         "imagenette": open_imagenette,
         "llava_json": open_llava_json,
