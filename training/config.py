@@ -56,6 +56,13 @@ class TrainConfig(_Config):
     validation: DataConfig | None = Field(
         None, description="examples for the bundle's metrics (default: none)"
     )
+    max_broken_share: float = Field(
+        0.01,
+        ge=0.0,
+        lt=1.0,
+        description="of the training examples that may have a broken record or picture; they are named and "
+        "skipped (0: none may; validation is always whole)",
+    )
     steps: int = Field(ge=1, description="optimiser steps")
     batch: int = Field(16, ge=1, description="examples in one forward pass")
     accumulate: int = Field(1, ge=1, description="forward passes in one step")
@@ -170,6 +177,9 @@ class M2ptOptions(_Config):
     weight_decay: float = Field(0.0, ge=0.0, description="AdamW's")
     max_gradient_norm: float = Field(1.0, gt=0, description="longer gradients are scaled down to it")
     max_length: int = Field(1024, ge=1, description="rows of an example, prompts included; answers are cut")
+    group_by_length: bool = Field(
+        False, description="put examples of similar length into a batch, so that little of it is padding"
+    )
 
     @field_validator("text_layers", "vision_layers")
     @classmethod

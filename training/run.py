@@ -6,12 +6,13 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import JsonValue
 from tqdm import tqdm
 
 from prompts.errors import ConfigError
@@ -24,6 +25,7 @@ from training.ranks import ALONE, Ranks
 __all__ = ["Run"]
 
 CHECKPOINT_FILE, LOG_FILE, PLOT_FILE, COST_FILE = "checkpoint.pt", "log.jsonl", "loss.png", "cost.json"
+BROKEN_FILE = "broken.json"
 _FREE_FIELDS = {
     "out",
     "bundle",
@@ -33,6 +35,7 @@ _FREE_FIELDS = {
     "canary",
     "checkpoint_every",
     "log_every",
+    "max_broken_share",
     "version",
     "description",
     "validation",
@@ -40,7 +43,7 @@ _FREE_FIELDS = {
 _FORMAT = 3
 """Of checkpoints; grows when fields or parameter groups change, so that no old one is misread."""
 _VALIDATED = {"validation_loss", "validation_accuracy"}
-_NOT_PLOTTED = {"step", "time", "lr", "validation_accuracy"}
+_NOT_PLOTTED = {"step", "time", "lr", "broken", "validation_accuracy"}
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -71,7 +74,8 @@ class Run:
             return None
         file = self.folder / CHECKPOINT_FILE
         if not file.is_file():
-            (self.folder / LOG_FILE).unlink(missing_ok=True)
+            for left in (LOG_FILE, BROKEN_FILE):
+                (self.folder / left).unlink(missing_ok=True)
             return None
         saved = _read_checkpoint(file)
         changed = _differences(json.loads(saved["config"]), json.loads(self._identity()))
@@ -149,6 +153,13 @@ class Run:
         own = {"format": _FORMAT, "step": step + 1, "config": self._identity(), "seconds": self.seconds}
         torch.save({**own, **state}, draft)
         draft.replace(self.folder / CHECKPOINT_FILE)
+
+    def note_broken(self, summary: Mapping[str, JsonValue]) -> None:
+        """Writes `broken.json`: what was skipped so far (see `training.ledger`); nothing where it is {}."""
+        if summary and self.ranks.is_first:
+            draft = self.folder / (BROKEN_FILE + ".draft")
+            draft.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+            draft.replace(self.folder / BROKEN_FILE)
 
     @property
     def seconds(self) -> float:

@@ -75,8 +75,8 @@ class LlavaBackbone(Backbone):
     def checkpoint_layers(self) -> None:
         """From now on layers keep their inputs alone for the way back, and are computed again there.
 
-        Half more arithmetic (one pass more beside one there and one back), and a fraction of the memory; losses and gradients stay as they are. Prompts
-        are put in outside of what is computed again.
+        Half more arithmetic (one pass beside one there and one back) and a fraction of the memory; losses and
+        gradients stay as they are. Prompts are put in outside of what is computed again.
         """
         for layer in (*self._tower.encoder.layers, *self.decoder.layers):
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)

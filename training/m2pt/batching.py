@@ -9,11 +9,14 @@ from prompts.errors import ConfigError
 from prompts.faults import fault
 from prompts.manifest import VisionSpec
 from training.backbone import DeepPrompts, LlavaBackbone, PictureInputs
+from training.batches import Order
 from training.chat import Encoded
 from training.config import M2ptConfig
-from training.data import Example
+from training.data import Example, ExampleSource, ExampleStream
+from training.data.example import outline_of
+from training.grouping import GroupedOrder
 
-__all__ = ["Batch", "answer_total", "batch_maker"]
+__all__ = ["Batch", "answer_total", "batch_maker", "order_of"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,28 @@ def batch_maker(
         return Batch(_pictures(backbone, examples), encoded)
 
     return make
+
+
+def order_of(
+    config: M2ptConfig,
+    backbone: LlavaBackbone,
+    vision: VisionSpec | None,
+    data: ExampleSource | ExampleStream,
+) -> Order | None:
+    """By length, as far as the model sees it: rows of picture, question and answer. None: as usual."""
+    if not config.m2pt.group_by_length or isinstance(data, ExampleStream):
+        return None
+    image_rows = backbone.image_rows(vision)
+
+    def length(place: int) -> int:
+        outline = outline_of(data, place)
+        assert outline is not None, "preflight asks for data that tells"
+        rendered = backbone.chat.render(outline.question, picture=outline.has_picture, usage=config.usage)
+        encoded = backbone.chat.encode(rendered, outline.answer)
+        whole = len(encoded.prompt) + len(encoded.answer) + (image_rows - 1) * outline.has_picture
+        return min(whole, config.m2pt.max_length - config.m2pt.text_length)
+
+    return GroupedOrder(len(data), config.seed, batch=config.batch, length=length)
 
 
 def answer_total(backbone: LlavaBackbone, batch: Batch, deep: DeepPrompts) -> tuple[Tensor, int]:

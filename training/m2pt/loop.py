@@ -3,12 +3,13 @@
 The base weights are frozen; learned tensors are float32 and enter the model in its own dtype.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
 from typing import Any
 
 import torch
+from pydantic import JsonValue
 
 from prompts.bundle import Bundle, compute_digest
 from prompts.errors import ConfigError
@@ -17,14 +18,15 @@ from prompts.fingerprint import base_model_ref
 from prompts.manifest import BaseModelRef, Manifest
 from training.backbone import LlavaBackbone
 from training.backbone.sharding import share_out
-from training.batches import places_of_pass, prepared
+from training.batches import prepared
 from training.config import M2ptConfig
-from training.m2pt.batching import Batch, answer_total, batch_maker
+from training.m2pt.batching import Batch, answer_total, batch_maker, order_of
 from training.m2pt.learned import Learned, fresh
 from training.m2pt.validation import Watch, measure
 from training.preflight import Inputs, open_training
 from training.provenance import provenance
 from training.ranks import Ranks, open_ranks
+from training.reading import Reader, open_reader
 from training.run import Run
 from training.saving import save_trained
 from training.schedule import cosine_rate
@@ -39,9 +41,10 @@ def train_m2pt(config: M2ptConfig) -> Bundle:
     one process, to rounding.
 
     Raises:
-        ConfigError: a path, the data, the number of processes or the resumed run does not fit the config.
+        ConfigError: a path, the data, the number of processes or the resumed run does not fit the config, or
+            too much of the data is broken.
         BaseModelError: the model's weights are no safetensors.
-        PictureError: a file of the data is no picture.
+        PictureError: a file of the validation data is no picture.
         SystemExit: another process failed.
     """
     with open_ranks() as ranks:
@@ -60,6 +63,7 @@ def _train(config: M2ptConfig, ranks: Ranks) -> Bundle:
         if config.gradient_checkpointing:
             backbone.checkpoint_layers()
         learned = fresh(config, backbone)
+        reader = _open_reader(config, backbone, learned, inputs)
     saved = ranks.from_first(found)
     ranks.take_from_first(learned.tensors.values())
     bundle_of = partial(_bundle, config, base)
@@ -67,14 +71,14 @@ def _train(config: M2ptConfig, ranks: Ranks) -> Bundle:
     if saved:
         optimizer.load_state_dict(saved["optimizer"])
         learned.load(saved["tensors"])
+        reader.ledger.restore(saved.get("broken", ()))
     watch = Watch(config, saved["watch"] if saved else None)
-    start = saved["step"] if saved else 0
-    if watch.stopped:
-        start = config.steps
-    passes = range(start * config.accumulate, config.steps * config.accumulate)
+    done = saved["step"] if saved else 0
+    begin = config.steps if watch.stopped else done
+    passes = range(begin * config.accumulate, config.steps * config.accumulate)
     with (
-        closing(prepared(_pass_maker(config, backbone, learned, inputs, ranks), passes)) as batches,
-        closing(run.steps(start)) as steps,
+        closing(prepared(_pass_maker(config, backbone, learned, reader, ranks), passes)) as batches,
+        closing(run.steps(begin)) as steps,
     ):
         for step, bar in steps:
             rate = cosine_rate(step, steps=config.steps, warmup=config.warmup)
@@ -93,7 +97,9 @@ def _train(config: M2ptConfig, ranks: Ranks) -> Bundle:
             torch.nn.utils.clip_grad_norm_(learned.tensors.values(), config.m2pt.max_gradient_norm)
             optimizer.step()
             optimizer.zero_grad()
-            figures = {"loss": ranks.total(total), "lr": config.lr * rate}
+            done = step + 1
+            read = done * config.accumulate
+            figures = {"loss": ranks.total(total), "lr": config.lr * rate, **reader.figures(read)}
             if watch.is_due(step) and inputs.validation is not None:
                 value = measure(backbone, learned, inputs.validation, ranks, bundle_of)
                 figures |= watch.look(step, value, learned)
@@ -101,13 +107,15 @@ def _train(config: M2ptConfig, ranks: Ranks) -> Bundle:
             with ranks.agreeing():
                 run.log(step, bar, **figures)
                 if is_due:
-                    run.save(step, _state(learned, optimizer, watch))
+                    broken = reader.ledger.state(read)
+                    run.save(step, {**_state(learned, optimizer, watch), "broken": broken})
+                    run.note_broken(reader.ledger.summary(read))
             if watch.stopped:
-                run.tell(bar, f"stopped after step {step + 1}: {watch}")
+                run.tell(bar, f"stopped after step {done}: {watch}")
                 break
     run.finish()
     watch.take_best(learned)
-    trained = bundle_of(learned)
+    trained = bundle_of(learned, reader.report(done * config.accumulate))
     if config.shard or ranks.is_first:  # the others are needed where the model is shared out
         return save_trained(config, backbone, trained, inputs, write=ranks.is_first)
     return trained
@@ -124,24 +132,37 @@ def _check_parts(config: M2ptConfig, ranks: Ranks) -> None:
 
 
 def _state(learned: Learned, optimizer: torch.optim.Optimizer, watch: Watch) -> dict[str, Any]:
-    """All that the next step depends on beside the config."""
+    """What the next step depends on beside the config and the data."""
     return {"tensors": learned.state(), "optimizer": optimizer.state_dict(), "watch": watch.state()}
 
 
 def _pass_maker(
-    config: M2ptConfig, backbone: LlavaBackbone, learned: Learned, inputs: Inputs, ranks: Ranks
+    config: M2ptConfig, backbone: LlavaBackbone, learned: Learned, reader: Reader, ranks: Ranks
 ) -> Callable[[int], Batch]:
-    """From the number of a forward pass to this process's part of its batch."""
+    """From the number of a forward pass to this process's part of its batch.
+
+    Every process opens all of the batch's pictures, so that all of them know alike what is broken.
+    """
     batch_of = batch_maker(config, backbone, learned.layout.vision)
-
-    def make(number: int) -> Batch:
-        places = places_of_pass(len(inputs.data), number=number, batch=config.batch, seed=config.seed)
-        return batch_of([inputs.data[place] for place in ranks.part(places)])
-
-    return make
+    return lambda number: batch_of([seat.example for seat in ranks.part(reader.seats(number))])
 
 
-def _bundle(config: M2ptConfig, base: BaseModelRef, learned: Learned) -> Bundle:
+def _open_reader(config: M2ptConfig, backbone: LlavaBackbone, learned: Learned, inputs: Inputs) -> Reader:
+    return open_reader(
+        inputs.data,
+        batch=config.batch,
+        seed=config.seed,
+        max_broken_share=config.max_broken_share,
+        order=order_of(config, backbone, learned.layout.vision, inputs.data),
+    )
+
+
+def _bundle(
+    config: M2ptConfig,
+    base: BaseModelRef,
+    learned: Learned,
+    examples: Mapping[str, JsonValue] | None = None,
+) -> Bundle:
     """Prompts in bfloat16, the precision they were used in on most machines; the file stays small."""
     manifest = Manifest(
         name=config.name,
@@ -153,7 +174,7 @@ def _bundle(config: M2ptConfig, base: BaseModelRef, learned: Learned) -> Bundle:
         projector=config.m2pt.projector,
         lm_head=config.m2pt.lm_head,
         usage=config.usage,
-        provenance=provenance(config, "m2pt"),
+        provenance=provenance(config, "m2pt", examples),
     )
     with torch.no_grad():
         values = learned.values()

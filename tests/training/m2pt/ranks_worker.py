@@ -2,23 +2,27 @@
 
     torchrun --nproc-per-node 2 ranks_worker.py JOBS.json
 
-A job may name a file `broken` that its first start finds cut; the second goes on from there. How each start
-ended goes to `<out>.<rank>.json`.
+A job may name a forward pass at which its first start `fails` in one process; the second goes on from there.
+How each start ended goes to `<out>.<rank>.json`.
 """
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from passepartout import main
+from prompts.errors import PictureError
 from training.backbone import LlavaBackbone
 from training.backbone.sharding import share_out
 from training.config import M2ptConfig
 from training.m2pt import train_m2pt
-from training.ranks import Ranks, open_ranks
+from training.ranks import Ranks, open_ranks, ranks_here
+from training.reading import Reader, Seat
 
 
 def ended(job: dict[str, Any]) -> str:
@@ -32,19 +36,29 @@ def ended(job: dict[str, Any]) -> str:
     return bundle.digest
 
 
+@contextmanager
+def failing(number: int) -> Iterator[None]:
+    """While open forward pass `number` cannot be read in the second process."""
+    seats = Reader.seats
+
+    def read(reader: Reader, now: int) -> list[Seat]:
+        if now == number and ranks_here().rank == 1:
+            raise PictureError("a picture that the second process alone cannot read")
+        return seats(reader, now)
+
+    Reader.seats = read  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Reader.seats = seats  # type: ignore[method-assign]
+
+
 def run(job: dict[str, Any], ranks: Ranks) -> None:
     """Each start of one job, one process as the other."""
-    ends, broken = [], Path(job["broken"]) if "broken" in job else None
-    if broken is not None:
-        whole = broken.read_bytes()
-        ranks.total(0)  # all have read it
-        if ranks.is_first:
-            broken.write_bytes(whole[:50])
-        ranks.total(0)
-        ends.append(ended(job))
-        if ranks.is_first:
-            broken.write_bytes(whole)
-        ranks.total(0)
+    ends = []
+    if "fails" in job:
+        with failing(job["fails"]):
+            ends.append(ended(job))
     ends.append(ended(job))
     Path(f"{job['config']['out']}.{ranks.rank}.json").write_text(json.dumps(ends), encoding="utf-8")
     ranks.total(0)
