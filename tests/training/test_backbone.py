@@ -113,6 +113,23 @@ def test_text_prompts_are_an_input_independent_prefix_of_keys_and_values(tiny: L
     torch.testing.assert_close(hidden, from_prefix, atol=1e-5, rtol=1e-5)
 
 
+def test_rows_that_go_on_are_input_independent_too(tiny: LlavaBackbone) -> None:
+    """Prompts at layer 0 alone: what becomes of them at the others depends on no token that follows."""
+    from transformers import DynamicCache
+
+    deep = DeepPrompts(text=prompts(1, 4, HIDDEN), text_at=(0,))
+    caches = []
+    with torch.no_grad():
+        for seed in (0, 1):
+            rows = torch.randn(1, 5, HIDDEN, generator=torch.Generator().manual_seed(seed))
+            caches.append(DynamicCache())
+            tiny.hidden_states(rows, deep, caches[-1])
+    for one, other in zip(caches[0].layers, caches[1].layers, strict=True):
+        torch.testing.assert_close(one.keys[:, :, :4], other.keys[:, :, :4])
+        torch.testing.assert_close(one.values[:, :, :4], other.values[:, :, :4])
+        assert (one.keys[:, :, 4:] - other.keys[:, :, 4:]).abs().max() > 0.1
+
+
 def test_prompts_of_a_text_act_as_the_text_itself(tiny: LlavaBackbone) -> None:
     ids = tiny.chat.plain_ids("a heron by the water")
     deep = DeepPrompts(text=tiny.text_prompts_of("a heron by the water", len(ids)))
