@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -21,6 +22,8 @@ __all__ = ["ALONE", "Ranks", "open_ranks", "ranks_here"]
 
 _STATUS = 1
 """Of a process that ends because another one failed."""
+_PATIENCE = timedelta(hours=12)
+"""With a process that works alone (the first one measures the bundle); a dead one is noticed at once."""
 
 Item = TypeVar("Item")
 
@@ -41,6 +44,10 @@ class Ranks:
         """This process's slice; all slices are the whole, in order, as long as each other or one less."""
         bounds = [len(whole) * number // self.count for number in (self.rank, self.rank + 1)]
         return whole[bounds[0] : bounds[1]]
+
+    def wait(self) -> None:
+        """Comes back when every process has come here."""
+        self._totals([0.0])
 
     def total(self, value: float) -> float:
         """The sum of every process's value."""
@@ -136,6 +143,7 @@ def open_ranks() -> Iterator[Ranks]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend)
+    dist.init_process_group(backend, timeout=_PATIENCE)
     yield ranks
+    ranks.wait()
     dist.destroy_process_group()

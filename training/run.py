@@ -236,7 +236,7 @@ class Run:
 
 def _read_checkpoint(file: Path) -> dict[str, Any]:
     try:
-        saved = torch.load(file, weights_only=True)
+        saved = torch.load(file, weights_only=True, map_location="cpu")
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         came, cure = str(error).partition("\n")[0], "remove it; the run then begins anew"
         problem = fault(str(file), expected="a checkpoint", came=came, cure=cure)

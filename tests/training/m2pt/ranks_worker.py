@@ -61,7 +61,7 @@ def run(job: dict[str, Any], ranks: Ranks) -> None:
             ends.append(ended(job))
     ends.append(ended(job))
     Path(f"{job['config']['out']}.{ranks.rank}.json").write_text(json.dumps(ends), encoding="utf-8")
-    ranks.total(0)
+    ranks.wait()
 
 
 def report_share(model: Path, ranks: Ranks) -> None:

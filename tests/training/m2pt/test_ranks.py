@@ -22,7 +22,7 @@ from training.ranks import ALONE, Ranks
 ROOT = Path(__file__).resolve().parents[3]
 STEPS, BATCH, FAILING_STEP = 4, 4, 2
 SHARED = {"shard": True, "gradient_checkpointing": True}
-ACCURATE = {"metric": "accuracy", "patience": 9}
+ACCURATE = {"metric": "accuracy", "patience": 9, "canary": 0}
 VISION_ALONE = {"text_length": 0, "projector": False}
 REPARAMETRISED = {"reparametrisation": 4, "text_layers": "odd"}
 
@@ -79,7 +79,7 @@ def pair(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
         "resumed": job_of(tiny_folder, pictures, folder / "resumed", REPARAMETRISED, **ACCURATE),
         "shared": job_of(tiny_folder, pictures, folder / "shared", **SHARED),
         "blind": job_of(
-            tiny_folder, pictures, folder / "blind", VISION_ALONE, **SHARED, data=blind_half(folder)
+            tiny_folder, pictures, folder / "blind", VISION_ALONE, **SHARED, canary=0, data=blind_half(folder)
         ),
     }
     jobs: list[dict[str, Any]] = [{"config": config.model_dump(mode="json")} for config in configs.values()]
