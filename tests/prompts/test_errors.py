@@ -30,6 +30,7 @@ EXAMPLES = [
     errors.EngineError("dead"),
     errors.StaleBundleError("changed"),
     errors.NotStagedError("gone"),
+    errors.RecordError("record"),
 ]
 
 
