@@ -12,6 +12,7 @@ from prompts.bundle import Bundle, load_bundle
 from prompts.errors import ConfigError, PictureError
 from tests.training.conftest import random_picture
 from tests.training.jobs import halt_at, m2pt_job, make_llava_json, tvp_job
+from training.canary import canary_examples
 from training.data import make_source
 from training.evaluate import evaluate
 from training.m2pt import train_m2pt
@@ -125,6 +126,12 @@ def test_validation_is_whole_or_refused(tiny_folder: Path, picture_folder: Path,
     )
     with pytest.raises(ConfigError, match="validation: record 0: conversations: expected"):
         train_m2pt(config)
+
+
+def test_a_canary_passes_over_what_is_broken(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "pictures")
+    source = make_source(m2pt_job(tmp_path, tmp_path / "pictures", tmp_path).data)
+    assert len(canary_examples(source, len(source), with_picture=True)) == len(source) - 2
 
 
 def test_an_evaluation_refuses_a_broken_picture(tiny: Any, tmp_path: Path) -> None:

@@ -181,9 +181,9 @@ def _undecoded(found: Any) -> Any:
 
 def _refuse_missing(entry: HfData, reader: RowReader, columns: list[str]) -> None:
     wanted = reader.text_columns
-    if entry.image_column is not None and "image_column" in entry.model_fields_set:
+    if entry.image_column is not None:
         wanted = [*wanted, entry.image_column]
-    cure = f"it has {', '.join(columns) or 'none'}"
+    cure = f"it has {', '.join(columns) or 'none'} (image_column: null means text alone)"
     refuse(
         [
             fault("data", expected=f"a column {name}", came="none", cure=cure)
