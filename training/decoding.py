@@ -16,7 +16,7 @@ from training.backbone import NO_PROMPTS, Backbone, DeepPrompts, Features
 from training.chat import Encoded
 from training.choices import ChoiceMask
 
-__all__ = ["first_log_probs", "generate", "score_choices"]
+__all__ = ["choice_scores", "first_log_probs", "generate", "score_choices"]
 
 ROWS_AT_ONCE = 64
 
@@ -49,7 +49,19 @@ def score_choices(
     features: Features | None,
     deep: DeepPrompts = NO_PROMPTS,
 ) -> list[Tensor]:
-    """Mean log-likelihood per token of each candidate answer.
+    """As `choice_scores`, without a gradient."""
+    return choice_scores(backbone, questions, choices, features=features, deep=deep)
+
+
+def choice_scores(
+    backbone: Backbone,
+    questions: Sequence[Sequence[int]],
+    choices: Sequence[Sequence[Sequence[int]]],
+    *,
+    features: Features | None,
+    deep: DeepPrompts = NO_PROMPTS,
+) -> list[Tensor]:
+    """Mean log-likelihood per token of each candidate answer; gradients flow.
 
     Args:
         questions: B prompts as token ids, a picture being one image token.

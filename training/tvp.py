@@ -18,7 +18,7 @@ from torch import Tensor
 
 from prompts.bundle import Bundle, compute_digest
 from prompts.errors import ConfigError
-from prompts.faults import fault
+from prompts.faults import fault, shown
 from prompts.frame import apply_frame, fit_picture, frame_mask, resized_size
 from prompts.manifest import FrameSpec, Manifest
 from training.backbone import Backbone, load_backbone
@@ -27,7 +27,7 @@ from training.chat import Encoded
 from training.clean import CleanFeatures, View
 from training.config import TvpConfig, TvpOptions
 from training.data import Example, ExampleStream
-from training.losses import JUDGES, Judge, feature_consistency
+from training.losses import JUDGES, Judge, feature_consistency, ranking_loss
 from training.preflight import Inputs, open_training
 from training.provenance import provenance
 from training.reading import Seat, open_reader
@@ -57,12 +57,15 @@ class Batch:
         views: what of which example each shows.
         encoded: the requests with their answers, for each pupil its own.
         answers: as text.
+        candidates: where the loss is over a ranking, for each pupil and example the choices' token ids, the
+            answer first.
     """
 
     canvas: Tensor
     views: list[View]
     encoded: list[list[Encoded]]
     answers: list[str]
+    candidates: list[list[list[tuple[int, ...]]]] | None = None
 
 
 def train_tvp(config: TvpConfig) -> Bundle:
@@ -139,10 +142,14 @@ def losses(
     canvas = batch.canvas.to(delta.device)
     framed = apply_frame(canvas, delta)
     tasks, consistencies = [], []
-    for pupil, encoded in zip(pupils, batch.encoded, strict=True):
-        backbone = pupil.backbone
+    for number, pupil in enumerate(pupils):
+        backbone, encoded = pupil.backbone, batch.encoded[number]
         features = backbone.image_features(backbone.process_canvas(framed))
-        tasks.append(backbone.answer_loss(backbone.collate(encoded, features), features))
+        if batch.candidates is None:
+            tasks.append(backbone.answer_loss(backbone.collate(encoded, features), features))
+        else:
+            questions = [one.prompt for one in encoded]
+            tasks.append(ranking_loss(backbone, questions, batch.candidates[number], features))
         if options.lambda_fca:
             clean = pupil.clean.rows(batch.views, canvas)
             consistencies.append(feature_consistency(features.rows, clean))
@@ -180,9 +187,28 @@ def batch_maker(
             [pupil.backbone.encode_example(e, config.usage, over_choices=over_choices) for e in examples]
             for pupil in pupils
         ]
-        return Batch(canvas, views, encoded, [example.answer for example in examples])
+        candidates = None
+        if config.loss_over == "ranking":
+            candidates = [[_candidates(pupil.backbone, e, config) for e in examples] for pupil in pupils]
+        return Batch(canvas, views, encoded, [example.answer for example in examples], candidates)
 
     return make
+
+
+def _candidates(backbone: Backbone, example: Example, config: TvpConfig) -> list[tuple[int, ...]]:
+    """An example's choices as token ids, its answer first.
+
+    Raises:
+        ConfigError: it has no choices, or its answer is none of them.
+    """
+    choices = example.choices or ()
+    if example.answer not in choices:
+        came = shown(choices) if choices else "an example without"
+        cure = "give the examples choices, or train with loss_over: vocabulary"
+        expected = f"choices with the answer {shown(example.answer)}"
+        raise ConfigError("train", [fault("loss_over", expected=expected, came=came, cure=cure)])
+    ranked = (example.answer, *(choice for choice in choices if choice != example.answer))
+    return [backbone.encode_answer(example, choice, config.usage) for choice in ranked]
 
 
 def _view(place: int, example: Example, config: TvpConfig, generator: torch.Generator) -> View:

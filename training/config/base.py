@@ -13,7 +13,7 @@ __all__ = ["Dtype", "How", "LossOver", "Settings", "Share", "TrainConfig"]
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Dtype = Literal["auto", "float32", "bfloat16"]
-LossOver = Literal["vocabulary", "choices"]
+LossOver = Literal["vocabulary", "choices", "ranking"]
 How = Literal["ranking", "structured", "generation"]
 
 
@@ -54,7 +54,8 @@ class TrainConfig(Settings):
     loss_over: LossOver = Field(
         "vocabulary",
         description="what an answer's tokens compete with: every token (the papers), or those of "
-        "usage.choices, as at serving",
+        "usage.choices, as at serving; ranking (frames): the answer as a whole with the example's other "
+        "choices, by mean log-likelihood per token, as `evaluate` ranks them",
     )
     usage: Usage = Field(default_factory=Usage, description="how the task is asked; goes into the bundle")
     canary: int = Field(

@@ -131,6 +131,15 @@ class M2ptConfig(TrainConfig):
     m2pt: M2ptOptions = Field(default_factory=M2ptOptions)
 
     @model_validator(mode="after")
+    def _loses_over_tokens(self) -> "M2ptConfig":
+        if self.loss_over == "ranking":
+            raise ValueError(
+                "loss_over: expected vocabulary or choices, came ranking; M²PT learns token by token, "
+                "a ranking is for frames"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _can_look(self) -> "M2ptConfig":
         if self.validate_every is not None and self.validation is None:
             raise ValueError(
