@@ -1,9 +1,9 @@
-"""BLIP-2's layout: a ViT, a Q-Former whose queries ask it, one linear layer, OPT.
+"""BLIP-2's layout: a ViT, a Q-Former whose queries ask it, one linear layer, OPT or Llama.
 
 Vision prompts go into the ViT in mode `paper`: the Q-Former asks the base model's rows alone. Which of them
 mode `released` would show it no one has said. OPT adds position embeddings to its input; the hook on layer 0
 comes after that, so a prompt token's state is its row and nothing else. Written for vLLM 0.32
-(`vllm.model_executor.models`: `blip2`, `blip`, `opt`).
+(`vllm.model_executor.models`: `blip2`, `blip`, `opt`, `llama`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +17,7 @@ from vllm.model_executor.models.blip2 import (
     Blip2MultiModalProcessor,
     Blip2ProcessingInfo,
 )
+from vllm.model_executor.models.llama import LlamaForCausalLM
 from vllm.model_executor.models.opt import OPTForCausalLM
 from vllm.model_executor.models.utils import StageMissingLayer
 from vllm.multimodal import MULTIMODAL_REGISTRY
@@ -55,16 +56,19 @@ class PromptedBlip2(StockPictures, Blip2ForConditionalGeneration):
     vision_model: Any
 
     def find_decoder_layers(self) -> Sequence[nn.Module]:
-        text = self.config.text_config
-        if not isinstance(self.language_model, OPTForCausalLM):
-            came = type(self.language_model).__name__
-            raise UnsupportedError(f"text_config: expected OPT as BLIP-2's language model, came {came}")
+        text, language = self.config.text_config, self.language_model
+        if isinstance(language, LlamaForCausalLM):
+            return list(language.model.layers)
+        if not isinstance(language, OPTForCausalLM):
+            came = type(language).__name__
+            expected = "OPT or Llama as BLIP-2's language model"
+            raise UnsupportedError(f"text_config: expected {expected}, came {came}")
         if text.word_embed_proj_dim != text.hidden_size:
             raise UnsupportedError(
                 f"text_config.word_embed_proj_dim: expected {text.hidden_size}, the hidden size, came "
                 f"{text.word_embed_proj_dim}; learned prompts do not work with this OPT"
             )
-        return list(self.language_model.model.decoder.layers)
+        return list(language.model.decoder.layers)
 
     def find_vision(self) -> VisionLayout | str:
         tower, config = self.vision_model, self.config.vision_config

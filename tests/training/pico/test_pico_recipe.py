@@ -10,7 +10,7 @@ from prompts.errors import ConfigError
 from training.losses import Judge
 from training.pico import judge
 from training.pico.judge import JUDGE
-from training.pico.members import MEMBERS, Member
+from training.pico.members import MEMBERS
 from training.pico.recipe import main, rounds_of
 from training.pico.tasks import CATEGORIES, COUNTS, LINE_NAMES
 
@@ -22,8 +22,9 @@ def shapes(file: Path) -> dict[str, list[int]]:
         return {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
 
 
-@pytest.mark.parametrize("member", [MEMBERS["pico-llava"], MEMBERS["pico-idefics"]], ids=lambda one: one.name)
-def test_the_recipe_makes_weights_like_the_shipped_ones(member: Member, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["pico-llava", "pico-blip2"])
+def test_the_recipe_makes_weights_like_the_shipped_ones(name: str, tmp_path: Path) -> None:
+    member = MEMBERS[name]
     arguments = [member.name, "--run", str(tmp_path / "run"), "--out", str(tmp_path / "weights")]
     arguments += ["--tower-steps", "1", "--language-steps", "1"]
     assert main(arguments) == 0

@@ -6,13 +6,15 @@ transfer to (TVP, §4).
 
 from prompts.errors import ConfigError
 from prompts.faults import fault, shown
+from training.pico.members.blip2 import PicoBlip2
 from training.pico.members.idefics import PicoIdefics
 from training.pico.members.llava import PicoLlava, PicoLlavaB
 from training.pico.members.member import Eyes, Member, Seen
 
 __all__ = ["MEMBERS", "Eyes", "Member", "Seen", "find_member"]
 
-MEMBERS: dict[str, Member] = {member.name: member for member in (PicoLlava(), PicoLlavaB(), PicoIdefics())}
+_ALL = (PicoLlava(), PicoLlavaB(), PicoIdefics(), PicoBlip2())
+MEMBERS: dict[str, Member] = {member.name: member for member in _ALL}
 
 
 def find_member(name: str) -> Member:

@@ -162,6 +162,7 @@ class PicoLlavaB(_Llava):
 
     name = "pico-llava-b"
     seed = 2
+    rounds = 1
     feature_layer = -1
 
     @property

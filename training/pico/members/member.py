@@ -85,6 +85,7 @@ class Member(ABC):
         architecture: the class in transformers.
         seed: of the first values and of the pictures it learns from; differs between members.
         starts_from: the member whose low-rank updates of the language model its second stage begins with.
+        rounds: of the second stage, where it starts from another's updates.
         around_picture: texts that the model's processor puts before and after a picture's rows.
     """
 
@@ -92,6 +93,7 @@ class Member(ABC):
     architecture: ClassVar[str]
     seed: ClassVar[int]
     starts_from: ClassVar[str | None] = "pico-llava"
+    rounds: ClassVar[int] = 2
     around_picture: ClassVar[tuple[str, str]] = ("", "")
 
     @property
