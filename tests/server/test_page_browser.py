@@ -278,7 +278,7 @@ def test_an_error_in_mid_answer_is_told_too(visit: Visit) -> None:
     page.route("**/v1/chat/completions", break_it)
     choose(page, "plain")
     ask(page)
-    expect(card(page, "plain").locator(".fault")).to_have_text("broke")
+    expect(card(page, "plain").locator(".fault")).to_have_text("broke: 1")
     expect(card(page, "plain")).to_have_attribute("aria-busy", "false")
 
 
