@@ -23,6 +23,7 @@ VERBS = {
     "report": ("training.report.command:main", "train on each model, measure on all, write Markdown"),
     "task": ("prompts.cli:main", "look at a saved task, put it into a store, import and export"),
     "model": ("training.cli:main_model", "build or train an embedded model"),
+    "key": ("server.access.command:main", "make an API key for the file of `serve --keys`"),
     "demo": ("training.demo.command:main", "train, serve and compare on the embedded model"),
 }
 

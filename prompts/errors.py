@@ -12,8 +12,14 @@
     │   ├── TaskConflictError         one request names two different tasks
     │   ├── BaseModelError            a checkpoint folder that cannot be read
     │   ├── BaseModelMismatchError    the bundle was trained for another base model
-    │   └── UnsupportedError          an engine option or model family that prompts do not work with
+    │   ├── UnsupportedError          an engine option or model family that prompts do not work with
+    │   ├── InvalidKeyError           no API key, or one that is not known
+    │   ├── ForbiddenError            the key is known and may not do this
+    │   ├── RouteNotFoundError        a path that is none of the server's
+    │   ├── RateLimitError            the key asked too much; it may ask again later
+    │   └── TooLargeError             more bytes or more pictures than the server reads
     └── InternalError                 ours to cure (HTTP 5xx)
+        ├── OverloadedError           more requests than the server queues; ask again later
         ├── CapacityError             no room left for a task's prompts
         └── EngineError               the engine did not do what it was told
             ├── StaleBundleError      the store holds something else in the bundle's place by now
@@ -36,17 +42,23 @@ __all__ = [
     "CapacityError",
     "ConfigError",
     "EngineError",
+    "ForbiddenError",
     "InputError",
     "InternalError",
+    "InvalidKeyError",
     "NoFrameError",
     "NotStagedError",
+    "OverloadedError",
     "PassepartoutError",
     "PictureError",
     "PictureRequiredError",
+    "RateLimitError",
+    "RouteNotFoundError",
     "StaleBundleError",
     "StoreError",
     "TaskConflictError",
     "TaskNotFoundError",
+    "TooLargeError",
     "UnsupportedError",
 ]
 
@@ -221,10 +233,64 @@ class UnsupportedError(InputError):
     code = "unsupported"
 
 
+class InvalidKeyError(InputError):
+    """A request without an API key, or with one that the server does not know."""
+
+    code = "invalid_api_key"
+
+
+class ForbiddenError(InputError):
+    """The caller is known and may not do this. `field`: the field of the body that is at fault, if any is."""
+
+    code = "forbidden"
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        self.field = field
+        super().__init__(message, field)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class RouteNotFoundError(InputError):
+    """A path that the server answers for nobody."""
+
+    code = "route_not_found"
+
+
+class _LaterError(Exception):
+    """The same request may do later. `retry_seconds`: when to ask again."""
+
+    def __init__(self, message: str, retry_seconds: float) -> None:
+        self.retry_seconds = retry_seconds
+        super().__init__(message, retry_seconds)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class RateLimitError(_LaterError, InputError):
+    """The caller has used up what its key may ask for now."""
+
+    code = "rate_limit_exceeded"
+
+
+class TooLargeError(InputError):
+    """A request of more bytes, or with more or larger pictures, than the server reads."""
+
+    code = "request_too_large"
+
+
 class InternalError(PassepartoutError):
     """A fault of ours; the caller can only report it."""
 
     code = "internal_error"
+
+
+class OverloadedError(_LaterError, InternalError):
+    """As many requests wait as the server lets wait."""
+
+    code = "overloaded"
 
 
 class CapacityError(InternalError):

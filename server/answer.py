@@ -1,12 +1,16 @@
-"""Watches one answer on its way out: adds headers, notes status and errors, names broken pictures."""
+"""Watches one answer on its way out: adds headers, notes status and errors, names broken pictures, and takes
+out of vLLM's errors what they tell of this machine."""
 
 import json
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
+from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
+
+from server.words import clean_error
 
 __all__ = ["CLIENT_CLOSED", "Answer"]
 
@@ -46,7 +50,7 @@ class Answer:
                 await self._send_held()
         else:
             self._note(message)
-            await self._send(message)
+            await self._send(_without_secrets(message))
 
     def receive(self, raw: bytes, receive: Receive) -> Receive:
         """An ASGI `receive` that gives `raw` first and then waits on the client for a disconnect."""
@@ -90,8 +94,10 @@ class Answer:
         better = await self._explain()
         self.has_started = True
         if better is None:
+            body = clean_error(self._held_body)
+            MutableHeaders(raw=held["headers"])["Content-Length"] = str(len(body))
             await self._send(held)
-            await self._send({"type": "http.response.body", "body": self._held_body, "more_body": False})
+            await self._send({"type": "http.response.body", "body": body, "more_body": False})
             return
         self.error_code, response = better
         await self._replace(response)
@@ -106,6 +112,15 @@ class Answer:
         for name, value in self._headers:
             response.raw_headers.append((name, value))
         await response(self._scope, _never, self._send)
+
+
+def _without_secrets(message: Message) -> Message:
+    """A stream's error is an event of its own; anything else passes as it is."""
+    body: bytes = message.get("body", b"")
+    if not body.startswith(_STREAM_ERROR):
+        return message
+    line, end, rest = body.removeprefix(_STREAM_PREFIX).partition(b"\n")
+    return {**message, "body": _STREAM_PREFIX + clean_error(line) + end + rest}
 
 
 async def _never() -> Message:

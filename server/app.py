@@ -1,7 +1,8 @@
 """The entry point of vLLM's group `vllm.endpoint_plugins`: puts the task on vLLM's own server. vLLM 0.32.
 
 vLLM calls `attach_router` while it builds the app and `init_state` when the engine is up, before it listens.
-The middleware is appended, so that it stands inside vLLM's authentication, CORS and HTTP metrics.
+The middleware is appended, so that it stands inside vLLM's authentication, CORS and HTTP metrics, and around
+every route.
 """
 
 import asyncio
@@ -15,20 +16,34 @@ from starlette.middleware import Middleware
 
 from prompts.errors import StoreError
 from prompts.store import StoreReader
+from server.access.access import Access
+from server.access.book import KeyBook
+from server.access.gate import Gate
+from server.access.middleware import AccessMiddleware
+from server.access.open_keys import OpenKeys
 from server.canary import CanaryLoader
-from server.config import ServeConfig
+from server.config import ServeConfig, cache_secret, find_api_keys
 from server.engine.residency import Residency
 from server.log import logger
 from server.middleware import TaskMiddleware
+from server.outside.fetch import Fetcher
 from server.page.routes import add_page
 from server.routes import add_routes
 from server.service import Service
 from server.tasks import Loader
 from server.vllm_canary import ServerAsker
-from server.vllm_engine import AllEngines, find_model_folder, is_healthy, watch_generate
+from server.vllm_engine import AllEngines, find_model_folder, is_healthy, watch_encode, watch_generate
 from server.vllm_models import echo_alias
 
-__all__ = ["PassepartoutEndpoints", "attach", "follow_store", "start", "with_canaries"]
+__all__ = [
+    "PassepartoutEndpoints",
+    "attach",
+    "fill_access",
+    "follow_keys",
+    "follow_store",
+    "start",
+    "with_canaries",
+]
 
 
 class PassepartoutEndpoints:
@@ -39,7 +54,7 @@ class PassepartoutEndpoints:
 
     def __init__(self) -> None:
         self._service = Service()
-        self._following: asyncio.Task[None] | None = None
+        self._following: list[asyncio.Task[None]] = []
 
     def attach_router(self, app: FastAPI) -> None:
         """Add routes and middleware."""
@@ -53,6 +68,7 @@ class PassepartoutEndpoints:
             StoreError, BaseModelError, EngineError: nothing can be served.
         """
         config = ServeConfig.from_namespace(args)
+        fill_access(self._service.access, config, args, engine_client.vllm_config)
         names = args.served_model_name or [args.model]
         folder = find_model_folder(engine_client.model_config)
         share = args.api_server_count or 1
@@ -65,10 +81,29 @@ class PassepartoutEndpoints:
         reader = await start(self._service, config, base_names=tuple(names), loader=loader)
         echo_alias(state)
         watch_generate(engine_client, self._service.metrics)
+        watch_encode(engine_client)
         watch_frames(self._service)
         if config.store_seconds:
-            following = follow_store(self._service, reader, loader, seconds=config.store_seconds)
-            self._following = asyncio.create_task(following)
+            seconds = config.store_seconds
+            following = [follow_store(self._service, reader, loader, seconds=seconds)]
+            if self._service.access.book is not None:
+                following.append(follow_keys(self._service.access.book, seconds=seconds))
+            self._following = [asyncio.create_task(one) for one in following]
+
+
+def fill_access(access: Access, config: ServeConfig, args: Namespace, engine_config: Any) -> None:
+    """Who may ask, and how many at a time, as the options say; `engine_config` is vLLM's.
+
+    Raises:
+        ConfigError: the file of keys is not as it should be.
+    """
+    share = args.api_server_count or 1
+    at_a_time = engine_config.scheduler_config.max_num_seqs * args.data_parallel_size // share
+    access.gate = Gate(access.clock, running=at_a_time, queued=config.max_queued)
+    access.max_body_mb = config.max_body_mb
+    access.open_keys = OpenKeys.of(find_api_keys(args.api_key))
+    if config.keys is not None:
+        access.book = KeyBook.read(config.keys, secret=cache_secret(), clock=access.clock)
 
 
 def with_canaries(residency: Residency, engine: Any, renderer: Any, config: ServeConfig) -> Loader:
@@ -87,7 +122,8 @@ def watch_frames(service: Service) -> None:
 
 
 def attach(app: FastAPI, service: Service) -> None:
-    """Put the middleware, our routes and the page on `app`."""
+    """Put the middleware, our routes and the page on `app`: who asks is asked first."""
+    app.user_middleware.append(Middleware(AccessMiddleware, access=service.access))
     app.user_middleware.append(Middleware(TaskMiddleware, service=service))
     add_routes(app, service)
     add_page(app)
@@ -102,11 +138,24 @@ async def start(
         StoreError: the store cannot be read.
     """
     service.base_names = base_names
-    service.max_picture_pixels = config.max_picture_pixels
+    service.max_picture_pixels, service.max_pictures = config.max_picture_pixels, config.max_pictures
+    service.fetcher = Fetcher(
+        config.hosts_of_pictures, max_mb=config.max_picture_mb, seconds=config.picture_seconds
+    )
     reader = StoreReader(config.tasks)
     await service.tasks.reconcile(await asyncio.to_thread(reader.scan), loader)
     service.publish()
     return reader
+
+
+async def follow_keys(book: KeyBook, *, seconds: float) -> None:
+    """Look every `seconds` whether the file of keys has changed, for ever."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await book.look()
+        except Exception:  # the next look may well succeed; without it no key would ever be withdrawn
+            logger.exception("the file of keys was not followed")
 
 
 async def follow_store(service: Service, reader: StoreReader, loader: Loader, *, seconds: float) -> None:

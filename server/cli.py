@@ -33,7 +33,20 @@ _HELP: dict[str, tuple[str, str]] = {
         "WHAT",
         "of a bundle whose canary the engine does not find again: refuse it, warn of it, or off: not asked",
     ),
-    "store_seconds": ("S", "between two looks at the store for bundles that came, changed or went; 0: never"),
+    "keys": ("FILE", "who may ask what, and how much: docs/access.md; without it the server is open to all"),
+    "max_queued": ("N", "requests that wait for the engine; more are answered 503 at once"),
+    "max_body_mb": ("N", "larger requests are refused while they are read"),
+    "picture_hosts": (
+        "A,B",
+        "hosts to fetch pictures from: NAME, NAME:PORT or *.NAME; none: pictures come as data: alone",
+    ),
+    "max_pictures": ("N", "pictures of one request"),
+    "max_picture_mb": ("N", "a picture that is fetched"),
+    "picture_seconds": ("S", "to fetch a picture, redirects included"),
+    "store_seconds": (
+        "S",
+        "between two looks at the store (and the keys) for what came, changed or went; 0: never",
+    ),
 }
 
 _EPILOG = """\
@@ -81,8 +94,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(GROUP, "Which tasks are served, and the room they get.")
     for one in fields(ServeConfig):
         metavar, meaning = _HELP[one.name]
-        options: dict[str, Any] = {"type": one.type, "metavar": metavar, "help": meaning}
-        if one.type is not Path:
+        kind = Path if one.type in (Path, Path | None) else one.type
+        options: dict[str, Any] = {"type": kind, "metavar": metavar, "help": meaning}
+        if kind is not Path:
             options |= {"default": one.default, "help": f"{meaning} (default: %(default)s)"}
         group.add_argument("--" + one.name.replace("_", "-"), **options)
 

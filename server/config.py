@@ -5,6 +5,7 @@ Options have their defaults here and nowhere else: the command line shows these 
 
 import math
 import os
+import secrets
 from argparse import Namespace
 from collections.abc import MutableMapping
 from dataclasses import asdict, dataclass, field, fields
@@ -16,12 +17,16 @@ from prompts.errors import ConfigError
 from prompts.faults import fault
 from prompts.picture import MAX_PIXELS
 from prompts.store import read_manifests
+from server.access.keys import load_keys
 from server.capacity import plan_capacity
 from server.engine.facts import ADDITIONAL_CONFIG_KEY, Capacity
+from server.outside.hosts import Host, parse_hosts
 
-__all__ = ["CANARY_MODES", "PLUGIN_NAME", "ServeConfig", "set_environment"]
+__all__ = ["CANARY_MODES", "PLUGIN_NAME", "ServeConfig", "cache_secret", "find_api_keys", "set_environment"]
 
 PLUGIN_NAME = "passepartout"
+_SECRET = "PASSEPARTOUT_CACHE_SECRET"
+_LEAST_SECRET = 32
 _MAY_BE_0 = {"least": 0}
 CANARY_MODES = ("refuse", "warn", "off")
 _ENDPOINT_GROUP = "vllm.endpoint_plugins"
@@ -44,6 +49,10 @@ class ServeConfig:
     `store_seconds`: between two looks at the store, which is followed while the server runs; 0: never again.
     `canary`: what becomes of a bundle whose canary the engine does not find again: `refuse`, `warn`, or `off`
     (canaries are not asked).
+    `keys`: the file of keys (`server.access.keys`); None: the server is open. `max_queued`: requests beyond
+    those that the engine runs at a time. `max_body_mb`: a request's body. `picture_hosts`: names, with commas
+    between, that pictures may be fetched from; `max_pictures` of a request; `max_picture_mb` and
+    `picture_seconds` of each that is fetched.
     """
 
     tasks: Path
@@ -58,6 +67,13 @@ class ServeConfig:
     max_picture_pixels: int = MAX_PIXELS
     store_seconds: float = 1.0
     canary: str = "refuse"
+    keys: Path | None = None
+    max_queued: int = field(default=512, metadata=_MAY_BE_0)
+    max_body_mb: int = 64
+    picture_hosts: str = ""
+    max_pictures: int = 32
+    max_picture_mb: int = 16
+    picture_seconds: int = 10
 
     def __post_init__(self) -> None:
         faults = [
@@ -82,8 +98,18 @@ class ServeConfig:
             came = "a file" if self.tasks.exists() else "nothing"
             cure = f"create the folder {self.tasks} or correct the path"
             faults.append(fault("--tasks", expected="a folder of bundles", came=came, cure=cure))
+        faults += self._access_faults()
         if faults:
             raise ConfigError("passepartout serve", faults)
+
+    def _access_faults(self) -> list[str]:
+        faults = parse_hosts(self.picture_hosts)[1]
+        try:
+            if self.keys is not None:
+                load_keys(self.keys)
+        except ConfigError as error:
+            faults += error.faults
+        return faults
 
     @classmethod
     def from_namespace(cls, args: Namespace) -> Self:
@@ -104,6 +130,11 @@ class ServeConfig:
     def pinned(self) -> frozenset[str]:
         """The names of `pin_tasks`."""
         return frozenset(name for one in self.pin_tasks.split(",") if (name := one.strip()))
+
+    @property
+    def hosts_of_pictures(self) -> list[Host]:
+        """The entries of `picture_hosts`."""
+        return parse_hosts(self.picture_hosts)[0]
 
     def additional_config(self, given: Any, *, front_ends: int = 1) -> dict[str, Any]:
         """vLLM's `additional_config` with our capacity in it; `given` is what the user put there.
@@ -143,6 +174,8 @@ def set_environment(environment: MutableMapping[str, str] = os.environ) -> None:
     """
     given = environment.get("VLLM_PLUGINS")
     names = _plugins_loaded_by_default() if given is None else [one for one in given.split(",") if one]
+    if not environment.get(_SECRET):
+        environment[_SECRET] = secrets.token_hex(32)  # the processes of one server share it
     environment["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*names, PLUGIN_NAME]))
 
 
@@ -151,6 +184,25 @@ def quiet_offline(environment: MutableMapping[str, str] = os.environ) -> None:
     set_environment(environment)
     environment.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     environment.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+
+
+def cache_secret(environment: MutableMapping[str, str] = os.environ) -> bytes:
+    """What the cache salts of keys are derived with: of this start, unless the operator set one.
+
+    Raises:
+        ConfigError: it is short enough to be guessed.
+    """
+    secret = environment[_SECRET]
+    if len(secret) < _LEAST_SECRET:
+        came, cure = f"{len(secret)}", "take as many random ones, or leave the variable out"
+        expected = f"at least {_LEAST_SECRET} characters"
+        raise ConfigError("the environment", [fault(_SECRET, expected=expected, came=came, cure=cure)])
+    return secret.encode()
+
+
+def find_api_keys(given: list[str] | None, environment: MutableMapping[str, str] = os.environ) -> list[str]:
+    """The keys that vLLM's own middleware asks for: of `--api-key` as parsed, else of VLLM_API_KEY."""
+    return [key for key in (given or [environment.get("VLLM_API_KEY", "")]) if key]
 
 
 def has_cache_size(environment: MutableMapping[str, str] = os.environ) -> bool:

@@ -4,6 +4,7 @@ The body is OpenAI's error object, `{"error": {"message", "type", "param", "code
 `code` of the class in `prompts.errors`). On Anthropic's routes it has their shape, with the same code inside.
 """
 
+import math
 from http import HTTPStatus
 from typing import Any
 
@@ -11,15 +12,21 @@ from starlette.responses import JSONResponse
 
 from prompts.errors import (
     CapacityError,
+    ForbiddenError,
     InputError,
     InternalError,
+    InvalidKeyError,
     NoFrameError,
+    OverloadedError,
     PassepartoutError,
     PictureError,
     PictureRequiredError,
+    RateLimitError,
+    RouteNotFoundError,
     StaleBundleError,
     TaskConflictError,
     TaskNotFoundError,
+    TooLargeError,
     UnsupportedError,
 )
 
@@ -30,7 +37,13 @@ ANTHROPIC_PREFIX = "/v1/messages"
 _STATUS: dict[type[PassepartoutError], HTTPStatus] = {
     TaskNotFoundError: HTTPStatus.NOT_FOUND,
     NoFrameError: HTTPStatus.NOT_FOUND,
+    InvalidKeyError: HTTPStatus.UNAUTHORIZED,
+    ForbiddenError: HTTPStatus.FORBIDDEN,
+    RouteNotFoundError: HTTPStatus.NOT_FOUND,
+    RateLimitError: HTTPStatus.TOO_MANY_REQUESTS,
+    TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     InputError: HTTPStatus.BAD_REQUEST,
+    OverloadedError: HTTPStatus.SERVICE_UNAVAILABLE,
     CapacityError: HTTPStatus.SERVICE_UNAVAILABLE,
     StaleBundleError: HTTPStatus.SERVICE_UNAVAILABLE,
     InternalError: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -52,12 +65,34 @@ def status_of(error: PassepartoutError) -> HTTPStatus:
 
 
 def error_response(error: PassepartoutError, *, path: str = "", param: str | None = None) -> JSONResponse:
-    """Answer with `error`. `path`: the route asked; `param`: the field, where its class does not say it."""
+    """Answer with `error`. `path`: the route asked; `param`: the field, where its class does not say it.
+
+    An error that says when to ask again has it in `Retry-After`, in whole seconds.
+    """
     status = status_of(error)
-    field = param or _FIELD.get(type(error))
-    kind = "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
-    detail: dict[str, Any] = {"message": str(error), "type": kind, "param": field, "code": error.code}
+    field = param or getattr(error, "field", None) or _FIELD.get(type(error))
+    detail: dict[str, Any] = {
+        "message": str(error),
+        "type": _type(status),
+        "param": field,
+        "code": error.code,
+    }
     content: dict[str, Any] = {"error": detail}
     if path.startswith(ANTHROPIC_PREFIX):
         content = {"type": "error", "error": detail}
-    return JSONResponse(content, status_code=status)
+    return JSONResponse(content, status_code=status, headers=_headers(error))
+
+
+def _type(status: HTTPStatus) -> str:
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return "rate_limit_error"
+    return "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
+
+
+def _headers(error: PassepartoutError) -> dict[str, str]:
+    headers = {}
+    if isinstance(error, InvalidKeyError):
+        headers["WWW-Authenticate"] = "Bearer"
+    if (seconds := getattr(error, "retry_seconds", None)) is not None:
+        headers["Retry-After"] = str(max(math.ceil(seconds), 1))
+    return headers

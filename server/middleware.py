@@ -18,11 +18,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from prompts.errors import InternalError, PassepartoutError, StaleBundleError, TaskNotFoundError
+from server.access.fields import require_fields
 from server.answer import CLIENT_CLOSED, Answer
 from server.engine.handles import TaskHandle, using_task
 from server.errors import error_response
 from server.log import logger
 from server.metrics import UNKNOWN_LABEL
+from server.outside.inline import fetch_pictures
 from server.pictures import Picture, find_broken, find_fetch_fault
 from server.prepare import Asked, parse_body, prepare_body, resolve_task
 from server.resolve import TASK_HEADER, split_alias
@@ -39,7 +41,7 @@ _LOOKS, _LOOK_SECONDS = 4, 5.0
 
 
 class TaskMiddleware:
-    """Stands directly around the routes, inside vLLM's authentication and HTTP metrics."""
+    """Stands directly around the routes, inside `server.access.middleware`."""
 
     def __init__(self, app: ASGIApp, *, service: Service) -> None:
         self._app = app
@@ -81,12 +83,13 @@ class _Exchange:
             await self._run(scope, receive, send, holds)
 
     async def _run(self, scope: Scope, receive: Receive, send: Send, holds: AsyncExitStack) -> None:
-        inner, raw = self._app, self._asked.raw
+        inner, came = self._app, self._asked.raw
+        raw = came
         try:
             raw = await self._prepare(holds)
         except PassepartoutError as error:
             inner = error_response(error, path=self._asked.path)
-        if raw is not self._asked.raw:
+        if raw is not came:
             MutableHeaders(scope=scope)["Content-Length"] = str(len(raw))
         answer = Answer(scope, send, headers=self._headers(), explain=self._explain)
         await self._answer(inner, scope, answer.receive(raw, receive), answer)
@@ -97,10 +100,12 @@ class _Exchange:
         A bundle that was exchanged while its task was cold cannot be read any more: then the next look at the
         store says what the name means now.
         """
+        require_fields(self._asked.body)
+        self._resolve()  # before anything is fetched for it
+        self._asked = await fetch_pictures(self._asked, self._route, self._service)
         stale: StaleBundleError | None = None
         for _ in range(_LOOKS):
-            self._task = resolve_task(self._asked, self._route, self._service)
-            self._label = self._task.name if self._task is not None else None
+            self._resolve()
             raw, self._pictures = await prepare_body(self._asked, self._route, self._task, self._service)
             if self._task is None:
                 return raw
@@ -114,6 +119,10 @@ class _Exchange:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._service.tasks.next_look(), _LOOK_SECONDS)
         raise stale or InternalError("the task's bundle changes all the time")
+
+    def _resolve(self) -> None:
+        self._task = resolve_task(self._asked, self._route, self._service)
+        self._label = self._task.name if self._task is not None else None
 
     async def _answer(self, inner: ASGIApp, scope: Scope, receive: Receive, answer: Answer) -> None:
         label = self._label

@@ -3,13 +3,15 @@
 `require_readable` reads headers alone (microseconds a picture): the format, and size and shape against caps
 before anything is decoded. `find_broken` decodes in full; it is asked only when vLLM refused a request, to
 say which picture was at fault and by what name, where vLLM would show an object's repr. Pictures behind URLs
-are fetched and judged by vLLM.
+are fetched before (`server.outside`) and come here as bytes.
 """
 
 import base64
 import binascii
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -25,17 +27,30 @@ __all__ = ["Picture", "find_broken", "find_fetch_fault", "find_pictures", "requi
 _CONTAINERS = ("messages", "input", "content", "output")
 _SCHEMES = ("http:", "https:")
 _FETCHERS = ("aiohttp", "PIL")
-"""Packages whose errors, where a request has pictures to fetch, tell of the pictures."""
+"""Packages whose errors, where a request names files, tell of the pictures."""
 _MAX_DEPTH = 64
 """Levels of lists and objects that are searched: no API nests pictures deeper than ten."""
 
 
+def _nowhere(url: str) -> None:
+    """A picture that stands in no body."""
+
+
 @dataclass(frozen=True)
 class Picture:
-    """One picture of a request. `field`: its place in the body; `url`: as sent, None for a cached one."""
+    """One picture of a request. `field`: its place in the body; `url`: as sent, None for a cached one.
+
+    `put`: writes another address in its place.
+    """
 
     field: str
     url: str | None
+    put: Callable[[str], None] = dataclass_field(default=_nowhere, compare=False, repr=False)
+
+    @property
+    def is_distant(self) -> bool:
+        """Whether the bytes are still to be fetched over the network."""
+        return self.url is not None and self.url[:6].lower().startswith(_SCHEMES)
 
     @property
     def is_inline(self) -> bool:
@@ -80,9 +95,9 @@ def find_broken(pictures: list[Picture], *, max_pixels: int) -> PictureError | N
 
 
 def find_fetch_fault(pictures: list[Picture], error: Exception) -> PictureError | None:
-    """What to say when fetching or decoding a picture behind a URL raised `error`; None where it did not.
+    """What to say when reading or decoding a picture in a file raised `error`; None where it did not.
 
-    The error's own words stay out: they tell what hosts this machine can reach.
+    The error's own words stay out: they tell what this machine has.
     """
     fields = [picture.field for picture in pictures if picture.url is not None and not picture.is_inline]
     is_fetching = isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _FETCHERS
@@ -92,7 +107,7 @@ def find_fetch_fault(pictures: list[Picture], error: Exception) -> PictureError 
         fault(
             ", ".join(fields),
             expected="the address of a picture",
-            came="one that could not be fetched or decoded",
+            came="one that could not be read or decoded",
             cure="correct it, or send the picture as data:image/png;base64,…",
         )
     )
@@ -114,13 +129,19 @@ def _walk_part(part: Mapping[str, Any], field: str, depth: int) -> Iterator[Pict
     if "image_url" in part:
         given = part["image_url"]
         url = given.get("url") if isinstance(given, Mapping) else given
-        yield Picture(f"{field}.image_url", url if isinstance(url, str) else None)
+        place, key = (given, "url") if isinstance(given, Mapping) else (part, "image_url")
+        yield Picture(f"{field}.image_url", url if isinstance(url, str) else None, _put(place, key))
     source = part.get("source")
     if part.get("type") == "image" and isinstance(source, Mapping):
-        yield Picture(f"{field}.source", _anthropic_url(source))
+        yield Picture(f"{field}.source", _anthropic_url(source), _put(source, "url"))
     for name in _CONTAINERS:
         if name in part:
             yield from _walk(part[name], f"{field}.{name}" if field else name, depth + 1)
+
+
+def _put(place: Any, key: str) -> Callable[[str], None]:
+    """Writes into one place of the body, which was parsed from JSON: its objects are dicts."""
+    return partial(place.__setitem__, key)
 
 
 def _anthropic_url(source: Mapping[str, Any]) -> str | None:
@@ -168,12 +189,12 @@ def _too_large(picture: Picture, max_pixels: int, came: str) -> PictureError:
 
 def _require_scheme(picture: Picture, local_files: bool) -> None:
     url = str(picture.url)
-    if url[:6].lower().startswith(_SCHEMES) or (local_files and url.lower().startswith("file:")):
+    if local_files and url.lower().startswith("file:"):
         return
     raise PictureError(
         fault(
             picture.field,
-            expected="a data: or http(s): address",
+            expected="a data: address",
             came=shown(url[:16]),
             cure="send the picture as data:image/png;base64,…",
         )

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prompts.errors import InputError, PictureRequiredError, UnsupportedError
+from prompts.errors import InputError, PictureRequiredError, TaskNotFoundError, UnsupportedError
 from prompts.faults import fault, shown
+from server.access.caller import may_see, require_task
 from server.engine.handles import MODALITY, RESERVED_HASH_PREFIX
 from server.pictures import Picture, find_pictures, require_readable
 from server.resolve import TASK_HEADER, named_task, split_alias
@@ -51,11 +52,13 @@ def resolve_task(asked: Asked, route: Route | None, service: Service) -> ServedT
     """The task of a request, None for the base model.
 
     Raises:
+        ForbiddenError: the caller may not ask it, or not without a task.
         InputError, TaskConflictError, TaskNotFoundError: what was named is no one task that is served.
         UnsupportedError: the route takes no task.
     """
     body: Mapping[str, Any] = asked.body if route is not None else {}
     name = named_task(body, asked.task_headers, service.base_names)
+    require_task(name)
     if name is None:
         return None
     if route is None or route.shape is None:
@@ -68,7 +71,10 @@ def resolve_task(asked: Asked, route: Route | None, service: Service) -> ServedT
                 cure="ask it at /v1/chat/completions, or leave the task out",
             )
         )
-    return service.tasks.find(name)
+    try:
+        return service.tasks.find(name)
+    except TaskNotFoundError as error:
+        raise TaskNotFoundError(name, [one for one in error.known if may_see(one)]) from None
 
 
 async def prepare_body(

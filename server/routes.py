@@ -20,6 +20,7 @@ from fastapi.responses import JSONResponse, Response
 from prompts.bundle import Bundle
 from prompts.errors import PassepartoutError
 from prompts.frame import preview
+from server.access.caller import is_admin, may_see, require_task
 from server.errors import error_response
 from server.middleware import DIGEST_HEADER
 from server.resolve import TASK_HEADER
@@ -39,19 +40,21 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
     @router.get("/v1/tasks")
     async def list_tasks() -> JSONResponse:
-        """Every task that requests may name."""
-        tasks = [_describe(task) for _, task in sorted(service.tasks.tasks.items())]
+        """Every task that requests of this caller may name."""
+        tasks = [_describe(task) for task in _seen(service)]
         return JSONResponse({"object": "list", "data": tasks})
 
     @router.get("/v1/tasks/{name}")
     async def show_task(name: str) -> JSONResponse:
         """One task: what its bundle says, and the digest that serves."""
+        require_task(name)
         task = service.tasks.find(name)
         return JSONResponse(_describe(task), headers=_headers(task))
 
     @router.get("/v1/tasks/{name}/preview.png", response_class=Response)
     async def show_preview(name: str) -> Response:
         """The task's frame as people see it, clipped to 8 bits."""
+        require_task(name)
         task = service.tasks.find(name)
         png = await asyncio.to_thread(_draw, task.bundle)
         return Response(png, media_type="image/png", headers=_headers(task))
@@ -60,7 +63,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     async def list_models(request: Request) -> JSONResponse:
         """The base model's names, and one `base:task` per task."""
         models = await list_base_models(request.app.state)
-        models["data"] += [_as_model(task, models["data"]) for _, task in sorted(service.tasks.tasks.items())]
+        models["data"] += [_as_model(task, models["data"]) for task in _seen(service)]
         return JSONResponse(models)
 
     @router.get("/ready")
@@ -70,7 +73,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         200 `ready`: the engine is up and every bundle of the store is served. 200 `degraded`: the engine is
         up, some bundles are refused, each listed with its faults; the good ones serve, so a load balancer
         keeps the server. 503 `no_tasks`: every bundle of the store is refused. 503 `starting` or
-        `engine_down`: nothing is answered.
+        `engine_down`: nothing is answered. Where the server has keys, all but the word is for admins.
         """
         status, body = await _readiness(service)
         return JSONResponse(body, status_code=status)
@@ -92,14 +95,24 @@ async def _readiness(service: Service) -> tuple[HTTPStatus, dict[str, Any]]:
         state, status = "no_tasks", HTTPStatus.SERVICE_UNAVAILABLE
     else:
         state, status = ("degraded" if tasks.faults else "ready"), HTTPStatus.OK
+    access = service.access
+    if access.book is not None and not is_admin():
+        return status, {"status": state}
     refused = [{"bundle": entry, "faults": faults} for entry, faults in sorted(tasks.faults.items())]
-    body = {
+    body: dict[str, Any] = {
         "status": state,
         "model": service.base_names[0] if service.base_names else None,
         "tasks": dict(sorted(tasks.digests().items())),
         "refused": refused,
     }
+    if access.book is not None:
+        body["keys_refused"] = access.book.faults
     return status, body
+
+
+def _seen(service: Service) -> list[ServedTask]:
+    """The tasks that the caller may ask, by name."""
+    return [task for name, task in sorted(service.tasks.tasks.items()) if may_see(name)]
 
 
 def _describe(task: ServedTask) -> dict[str, Any]:

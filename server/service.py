@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from prompts.picture import MAX_PIXELS
+from server.access.access import Access
 from server.metrics import TaskMetrics
+from server.outside.fetch import Fetcher
 from server.tasks import TaskRegistry
 
 __all__ = ["Service"]
@@ -21,6 +23,7 @@ class Service:
     """Made when routes are attached, filled once the engine is up.
 
     `base_names`: served names of the base model, the first of them the one that answers carry.
+    `access`: who may ask; `fetcher`: gets pictures named by address, of the `max_pictures` of a request.
     `engine_is_healthy`: asks the engine; False before there is one.
     """
 
@@ -28,7 +31,10 @@ class Service:
     base_names: tuple[str, ...] = ()
     max_picture_pixels: int = MAX_PIXELS
     local_files: bool = False
+    max_pictures: int = 32
+    fetcher: Fetcher = field(default_factory=Fetcher)
     tasks: TaskRegistry = field(default_factory=TaskRegistry)
+    access: Access = field(default_factory=Access)
     engine_is_healthy: Callable[[], Awaitable[bool]] = _no_engine
     metrics: TaskMetrics = field(init=False)
 

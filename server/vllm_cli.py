@@ -12,7 +12,7 @@ from pathlib import Path
 
 from prompts.errors import ConfigError, UnsupportedError
 from prompts.faults import fault, shown
-from server.config import PLUGIN_NAME, ServeConfig, has_cache_size
+from server.config import PLUGIN_NAME, ServeConfig, find_api_keys, has_cache_size
 from server.engine.plugin import WORKER_EXTENSION
 
 __all__ = ["cache_bytes", "configure", "parse", "run"]
@@ -21,6 +21,8 @@ BASE_NAME = "base"
 
 _GROUPS = ("vllm.general_plugins", "vllm.endpoint_plugins")
 _GIB = 1 << 30
+_NO_HOST = "nothing.invalid"
+"""The only host that vLLM may fetch from, which RFC 2606 keeps from being one: pictures are fetched by us."""
 _MODELS_FOLDER = "models"  # where `passepartout model build` puts models
 _SERVERS_WITHOUT_PLUGINS = ("grpc", "data_parallel_multi_port_external_lb")
 
@@ -71,6 +73,12 @@ def configure(args: argparse.Namespace, config: ServeConfig, *, is_cpu: bool) ->
         cure = "leave the option out: a worker takes one extension, and tasks need it"
         came = args.worker_extension_cls
         faults.append(fault("--worker-extension-cls", expected=WORKER_EXTENSION, came=came, cure=cure))
+    if config.keys is not None and find_api_keys(args.api_key):
+        came, cure = "both", "leave out --api-key (and VLLM_API_KEY), or --keys"
+        faults.append(fault("--keys", expected="no --api-key beside it", came=came, cure=cure))
+    if args.allowed_media_domains:
+        came, cure = "hosts that vLLM would fetch from", "name them with --picture-hosts"
+        faults.append(fault("--allowed-media-domains", expected="nothing", came=came, cure=cure))
     if faults:
         raise ConfigError("passepartout serve", faults)
     for name in _SERVERS_WITHOUT_PLUGINS:
@@ -81,6 +89,7 @@ def configure(args: argparse.Namespace, config: ServeConfig, *, is_cpu: bool) ->
     if args.data_parallel_size > 1:
         args.api_server_count = _one_front_end(args.api_server_count)
     args.worker_extension_cls = WORKER_EXTENSION
+    args.allowed_media_domains = [_NO_HOST]
     args.additional_config = config.additional_config(
         args.additional_config, front_ends=args.api_server_count or 1
     )

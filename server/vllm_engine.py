@@ -4,19 +4,23 @@
 `RequestOutput`; every route that writes tokens ends in it, streamed or not, so it is watched there. Of an
 output are read: `prompt_token_ids`, `num_cached_tokens`, `outputs[i].token_ids` and
 `metrics.first_token_latency` (seconds from the request's arrival in the front end; None with
---disable-log-stats). `AsyncLLM.engine_core.call_utility_all_async(name, *args)` gives one result per engine.
+--disable-log-stats). A prompt is an `EngineInput`, a dict that may have `cache_salt`.
+`AsyncLLM.engine_core.call_utility_all_async(name, *args)` gives one result per engine.
 """
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+from prompts.errors import UnsupportedError
+from prompts.faults import fault
+from server.access.caller import CURRENT_CALLER, Caller
 from server.metrics import TaskMetrics
 from server.scope import CURRENT_SCOPE, RequestScope
 
-__all__ = ["AllEngines", "find_model_folder", "is_healthy", "watch_generate"]
+__all__ = ["AllEngines", "find_model_folder", "is_healthy", "watch_encode", "watch_generate"]
 
 _CUMULATIVE = "CUMULATIVE"
 
@@ -45,14 +49,28 @@ def watch_generate(engine: Any, metrics: TaskMetrics) -> None:
     own_generate = engine.generate
 
     def generate(prompt: Any, sampling_params: Any, *args: Any, **options: Any) -> AsyncGenerator[Any, None]:
-        outputs: AsyncGenerator[Any, None] = own_generate(prompt, sampling_params, *args, **options)
-        scope = CURRENT_SCOPE.get()
+        outputs: AsyncGenerator[Any, None] = own_generate(_salted(prompt), sampling_params, *args, **options)
+        scope, caller = CURRENT_SCOPE.get(), CURRENT_CALLER.get()
+        kind = getattr(getattr(sampling_params, "output_kind", None), "name", "")
+        if caller is not None:
+            outputs = _spent(outputs, caller, is_cumulative=kind == _CUMULATIVE)
         if scope is None:
             return outputs
-        kind = getattr(getattr(sampling_params, "output_kind", None), "name", "")
         return _watched(outputs, scope, metrics, is_cumulative=kind == _CUMULATIVE)
 
     engine.generate = generate
+
+
+def watch_encode(engine: Any) -> None:
+    """Have what `engine.encode` reads salted and counted as what `engine.generate` does."""
+    own_encode = engine.encode
+
+    def encode(prompt: Any, *args: Any, **options: Any) -> AsyncGenerator[Any, None]:
+        outputs: AsyncGenerator[Any, None] = own_encode(_salted(prompt), *args, **options)
+        caller = CURRENT_CALLER.get()
+        return outputs if caller is None else _spent(outputs, caller, is_cumulative=True)
+
+    engine.encode = encode
 
 
 async def is_healthy(engine: Any) -> bool:
@@ -96,6 +114,43 @@ async def _watched(
                 yield output
     finally:
         metrics.tokens(scope.task, prompt=prompt, cached=cached, completion=completion)
+
+
+def _salted(prompt: Any) -> Any:
+    """The prompt in its caller's own part of vLLM's prefix cache: blocks are keyed by `cache_salt`.
+
+    Raises:
+        UnsupportedError: a prompt that comes in parts, which has no such field.
+    """
+    caller = CURRENT_CALLER.get()
+    if caller is None:
+        return prompt
+    if not isinstance(prompt, Mapping):
+        came, cure = "a stream", "send the prompt whole"
+        raise UnsupportedError(fault("prompt", expected="a whole prompt", came=came, cure=cure))
+    return {**prompt, "cache_salt": caller.salt_for(prompt.get("cache_salt"))}
+
+
+async def _spent(
+    outputs: AsyncGenerator[Any, None], caller: Caller, *, is_cumulative: bool
+) -> AsyncGenerator[Any, None]:
+    """Tells the caller's account what the prompt and its answer took, also where the client went away."""
+    prompt = completion = 0
+    try:
+        async with aclosing(outputs):
+            async for output in outputs:
+                prompt = len(output.prompt_token_ids or ())
+                written = sum(len(getattr(one, "token_ids", ())) for one in _completions(output))
+                completion = written if is_cumulative else completion + written
+                yield output
+    finally:
+        caller.spend(prompt + completion)
+
+
+def _completions(output: Any) -> Any:
+    """A pooling output has one result, without tokens."""
+    found = output.outputs
+    return found if isinstance(found, list) else ()
 
 
 def _note_first(output: Any, scope: RequestScope, metrics: TaskMetrics) -> None:

@@ -37,6 +37,8 @@ class FakeEngine:
 
     is_dead: bool = False
     aborted: list[str] = field(default_factory=list)
+    prompts: list[Body] = field(default_factory=list)
+    """What was given to it, in order."""
     pause_seconds: float = 0.0
     hold_after: int | None = None
     """So many chunks of an answer come, the others when this is None again."""
@@ -44,6 +46,7 @@ class FakeEngine:
     async def generate(
         self, prompt: Body, sampling_params: Any, request_id: str, **options: Any
     ) -> AsyncGenerator[Any, None]:
+        self.prompts.append(prompt)
         words = prompt["answer"].split(" ")
         is_delta = sampling_params.output_kind.name == "DELTA"
         chunks = [[word] for word in words] if is_delta else [words]
@@ -205,11 +208,13 @@ def _handler(server: FakeServer) -> Any:
         server.seen.append(body)
         if body.get("model") not in (None, server.service.base_names[0]):
             return _error(404, f"The model `{body['model']}` does not exist.")
+        if "secrets" in body:
+            return _error(422, str(body["secrets"]))
         if "explode" in body:
             raise RuntimeError("engine core died at 0x7f00")
         try:
             answer = _answer(body)
-        except ConnectionError:  # of a URL that leads nowhere; vLLM lets it through
+        except FileNotFoundError:  # vLLM lets it through
             raise
         except OSError as error:  # what vLLM says of a picture that is none
             return _error(400, f"Failed to load image: {error} <_io.BytesIO object at 0x7f2f>")
@@ -220,7 +225,9 @@ def _handler(server: FakeServer) -> Any:
 
 async def _respond(server: FakeServer, request: Request, body: Body, answer: str) -> Response:
     name = request.app.state.openai_serving_models.model_name()
-    prompt = {"answer": answer, "prompt_token_ids": [1, 2, 3, 4, 5], "cached": 4}
+    prompt: Body = {"answer": answer, "prompt_token_ids": [1, 2, 3, 4, 5], "cached": 4}
+    if body.get("cache_salt"):
+        prompt["cache_salt"] = body["cache_salt"]
     kind = SimpleNamespace(name="DELTA" if body.get("stream") else "FINAL_ONLY")
     outputs = server.engine.generate(prompt, SimpleNamespace(output_kind=kind), "request-1")
     if body.get("stream"):
@@ -238,7 +245,12 @@ async def _events(outputs: Any, name: str, body: Body) -> AsyncGenerator[str, No
     async for output in outputs:
         if body.get("stream_breaks"):
             broken = {
-                "error": {"message": "broke", "type": "InternalServerError", "param": None, "code": 500}
+                "error": {
+                    "message": f"broke: {body['stream_breaks']}",
+                    "type": "InternalServerError",
+                    "param": None,
+                    "code": 500,
+                }
             }
             yield f"data: {json.dumps(broken)}\n\n"
             break
@@ -260,8 +272,8 @@ def _answer(body: Body) -> str:
     handle = CURRENT_TASK.get()
     for message in body.get("messages") or []:
         for part in message["content"] if isinstance(message["content"], list) else []:
-            if "image_url" in part and part["image_url"]["url"].startswith("http"):
-                raise ConnectionRefusedError("Connect call failed ('127.0.0.1', 1)")
+            if "image_url" in part and part["image_url"]["url"].startswith("file:"):
+                raise FileNotFoundError("[Errno 2] No such file: '/srv/pictures/a.png'")
             if "image_url" in part:
                 with Image.open(
                     io.BytesIO(base64.b64decode(part["image_url"]["url"].partition(",")[2]))

@@ -13,7 +13,7 @@ from prompts.bundle import save_bundle
 from prompts.errors import ConfigError
 from prompts.manifest import Manifest, PrefixSpec
 from server import cli
-from server.config import ServeConfig, has_cache_size, set_environment
+from server.config import ServeConfig, cache_secret, find_api_keys, has_cache_size, set_environment
 from tests.prompts.sample import BASE
 
 
@@ -24,6 +24,39 @@ def test_every_fault_of_the_options_is_listed(tmp_path: Path) -> None:
     assert [one.partition(":")[0] for one in faults] == ["--max-device-tasks", "--text-rows", "--tasks"]
     assert "expected 1 or more, came 0" in faults[0]
     assert "expected 0 or more, came -1" in faults[1]
+
+
+def test_the_file_of_keys_is_read_with_the_options(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.yaml"
+    keys.write_text("keys: [{name: a, sha256: short, surprise: 1}]")
+    with pytest.raises(ConfigError) as caught:
+        ServeConfig(tasks=tmp_path / "nosuch", keys=keys, max_body_mb=0)
+    named = [one.split(": expected")[0] for one in caught.value.faults]
+    assert named == ["--max-body-mb", "--tasks", "keys.0.sha256.0", "keys.0.surprise"]
+
+
+def test_a_start_has_a_secret_that_the_operator_may_set() -> None:
+    ours = "ours, and long enough not to be guessed"
+    environments = [{}, {"PASSEPARTOUT_CACHE_SECRET": ""}, {"PASSEPARTOUT_CACHE_SECRET": ours}]
+    for environment in environments:
+        set_environment(environment)
+    first, second, given = (cache_secret(environment) for environment in environments)
+    assert first != second
+    assert (len(first), len(second), given) == (64, 64, ours.encode())
+    set_environment(environments[0])  # the processes of one start inherit it
+    assert cache_secret(environments[0]) == first
+    with pytest.raises(ConfigError, match="PASSEPARTOUT_CACHE_SECRET: expected at least 32 characters"):
+        cache_secret({"PASSEPARTOUT_CACHE_SECRET": "short"})
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "keys"),
+    [(["a", "b"], {"VLLM_API_KEY": "c"}, ["a", "b"]), (None, {"VLLM_API_KEY": "c"}, ["c"]), (None, {}, [])],
+)
+def test_vllms_keys_are_found_where_vllm_looks(
+    given: list[str] | None, environment: dict[str, str], keys: list[str]
+) -> None:
+    assert find_api_keys(given, environment) == keys
 
 
 def test_a_file_is_no_store(tmp_path: Path) -> None:

@@ -15,14 +15,18 @@ from prompts.bundle import load_bundle, save_bundle
 from prompts.errors import UnsupportedError
 from prompts.fingerprint import base_model_ref
 from prompts.manifest import Manifest, TextSpec, Usage
+from server.access.policy import ROUTE_LEVELS
 from server.surface import ROUTES, WITHOUT_TASK
 from tests.engine.canaries import canary_of, with_canary
 from tests.engine.serving import make_picture
 from tests.engine.tiny_llava import HIDDEN, LAYERS, make_tiny_llava
 from tests.engine.tiny_tasks import make_task
 from tests.prompts.sample import edit_json
+from tests.server.access.real_checks import cached_by_key, require_a_user_to_be_one
+from tests.server.access.test_keys import entry, write
 from tests.server.fake import picture_url
 from tests.server.real import running_server
+from tests.server.real_asking import CHAT, FIRST, code_of, ids, picture, question, with_url
 from tests.server.test_pictures import cut, data_url, huge_png
 from tests.training.local_scores import local_scores, worst_gap
 from training.backbone import LlavaBackbone
@@ -32,10 +36,8 @@ from training.served import ServedModel
 pytestmark = pytest.mark.engine
 
 KEY = "a-key-of-the-test"
-CHAT = "/v1/chat/completions"
 RESIDENT = ["classes", "deep", "framed", "spoken", "texty"]
 TEXT_ROWS = 4
-FIRST = {"role": "user", "content": "hello there, how are you today?"}
 
 
 def save_asked(folder: Path, name: str, model: Path, usage: Usage) -> None:
@@ -89,7 +91,13 @@ def log(store: Path) -> Path:
 @pytest.fixture(scope="module")
 def url(store: Path, log: Path) -> Iterator[str]:
     options = ["--enforce-eager", "--dtype", "float32", "--max-model-len", "512", "--max-num-seqs", "8"]
-    with running_server(store.parent / "model", store, log, *options, "--api-key", KEY) as url:
+    keys = [
+        entry("boss", KEY, admin=True),
+        entry("alone", base=True, tasks=["*"]),
+        *(entry(name, base=True, tasks=["texty"], cache_group="shared") for name in ("one", "other")),
+    ]
+    options += ["--keys", str(write(store.parent / "keys.yaml", *keys))]
+    with running_server(store.parent / "model", store, log, *options) as url:
         yield url
 
 
@@ -97,32 +105,6 @@ def url(store: Path, log: Path) -> Iterator[str]:
 def client(url: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=url, timeout=120, headers={"Authorization": f"Bearer {KEY}"}) as client:
         yield client
-
-
-def picture(colour_size: tuple[int, int] = (80, 60)) -> list[dict[str, Any]]:
-    """A user's content: a picture and a question."""
-    return with_url(picture_url(colour_size))
-
-
-def with_url(url: str, text: str = "name the bird in the picture.") -> list[dict[str, Any]]:
-    return [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
-
-
-def question(content: Any = FIRST["content"], **body: Any) -> dict[str, Any]:
-    """A greedy question whose answer is eight tokens, told by their ids."""
-    asked = {"model": "base", "messages": [{"role": "user", "content": content}]}
-    return asked | {"max_tokens": 8, "temperature": 0, "ignore_eos": True, "return_token_ids": True} | body
-
-
-def ids(response: httpx.Response) -> list[int]:
-    assert response.status_code == 200, response.text
-    found: list[int] = response.json()["choices"][0]["token_ids"]
-    assert len(found) == 8
-    return found
-
-
-def code_of(response: httpx.Response) -> tuple[int, str]:
-    return response.status_code, response.json()["error"]["code"]
 
 
 def test_ready_names_what_serves_and_what_does_not(client: httpx.Client, store: Path, log: Path) -> None:
@@ -385,6 +367,16 @@ def test_metrics_stand_beside_vllms(client: httpx.Client) -> None:
     assert any(name.startswith("vllm:") for name in after)
 
 
+@pytest.mark.parametrize("task", [None, "texty"])
+def test_tenants_share_a_prefix_only_where_they_are_told_to(client: httpx.Client, task: str | None) -> None:
+    cached = cached_by_key(client, task, ["alone", "one", "alone", "other", "one"])
+    assert [tokens >= 128 for tokens in cached] == [False, False, True, True, True]
+
+
+def test_a_user_neither_rules_nor_has_vllm_fetch_anything(url: str) -> None:
+    require_a_user_to_be_one(url, "alone")
+
+
 def test_every_route_of_vllms_is_known(client: httpx.Client, log: Path) -> None:
     """Those of the log too: vLLM leaves routes that are switched off out of the document."""
     paths = client.get("/openapi.json").json()["paths"]
@@ -393,3 +385,4 @@ def test_every_route_of_vllms_is_known(client: httpx.Client, log: Path) -> None:
     assert len(posts) > 20
     assert re.findall(r"Route: (/|/page\S*), Methods", log.read_text()) == ["/", "/page/{name:path}"]
     assert posts - ROUTES.keys() - WITHOUT_TASK == set()
+    assert {*paths, *posts} - ROUTE_LEVELS.keys() == set()

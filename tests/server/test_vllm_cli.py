@@ -44,6 +44,23 @@ def test_a_yaml_file_may_hold_both(tmp_path: Path) -> None:
     assert (args.model, args.tasks, args.max_device_tasks, args.port) == ("m", tmp_path, 3, 8123)
 
 
+def test_vllm_fetches_from_nowhere_and_has_no_keys_beside_ours(tmp_path: Path) -> None:
+    from vllm.multimodal.media import MediaConnector
+
+    assert configured(parsed(tmp_path, "m")).allowed_media_domains == ["nothing.invalid"]
+    with pytest.raises(ValueError, match="must be from one of the allowed domains"):
+        MediaConnector(allowed_media_domains=["nothing.invalid"]).fetch_image("http://127.0.0.1:1/a.png")
+    keys = tmp_path / "keys.yaml"
+    keys.write_text(f"keys: [{{name: a, sha256: {'a' * 64}}}]")
+    both = parsed(
+        tmp_path, "m", "--keys", str(keys), "--api-key", "x", "--allowed-media-domains", "a.example"
+    )
+    with pytest.raises(ConfigError) as caught:
+        configured(both)
+    assert [one.partition(":")[0] for one in caught.value.faults] == ["--keys", "--allowed-media-domains"]
+    assert configured(parsed(tmp_path, "m", "--keys", str(keys))).keys == keys
+
+
 def test_what_the_user_says_is_kept(tmp_path: Path) -> None:
     args = parsed(
         tmp_path, "m", "--served-model-name", "mine", "also", "--additional-config", '{"theirs": 1}'
