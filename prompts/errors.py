@@ -9,6 +9,10 @@
     │   ├── PictureRequiredError      the task works on a picture and the request has none
     │   ├── NoFrameError              a frame was asked for of a task that has none
     │   ├── TaskNotFoundError         no task of that name: never answered by the base model
+    │   ├── VersionNotFoundError      the task has no such version, or none to go back to
+    │   ├── VersionRefusedError       the version cannot be served by this engine
+    │   ├── PreconditionError         the task is not as the one who changes it last saw it
+    │   ├── ReadOnlyStoreError        the store cannot be written
     │   ├── TaskConflictError         one request names two different tasks
     │   ├── BaseModelError            a checkpoint folder that cannot be read
     │   ├── BaseModelMismatchError    the bundle was trained for another base model
@@ -52,7 +56,9 @@ __all__ = [
     "PassepartoutError",
     "PictureError",
     "PictureRequiredError",
+    "PreconditionError",
     "RateLimitError",
+    "ReadOnlyStoreError",
     "RouteNotFoundError",
     "StaleBundleError",
     "StoreError",
@@ -60,6 +66,8 @@ __all__ = [
     "TaskNotFoundError",
     "TooLargeError",
     "UnsupportedError",
+    "VersionNotFoundError",
+    "VersionRefusedError",
 ]
 
 _KNOWN_SHOWN = 20
@@ -199,6 +207,30 @@ class TaskConflictError(InputError):
 
     def __reduce__(self) -> tuple[type["TaskConflictError"], tuple[dict[str, str]]]:
         return type(self), (self.named,)
+
+
+class VersionNotFoundError(InputError):
+    """No one version of a task is meant: none, or more than one, has what was named."""
+
+    code = "version_not_found"
+
+
+class VersionRefusedError(InputError):
+    """A version of a task that this engine cannot serve as it was trained; nothing was changed."""
+
+    code = "version_refused"
+
+
+class PreconditionError(InputError):
+    """The task is not, or is no longer, as `If-Match` says."""
+
+    code = "precondition_failed"
+
+
+class ReadOnlyStoreError(InputError):
+    """The folder of bundles cannot be written by this process."""
+
+    code = "store_read_only"
 
 
 class BaseModelError(InputError):

@@ -29,8 +29,8 @@ from server.middleware import TaskMiddleware
 from server.outside.fetch import Fetcher
 from server.page.routes import add_page
 from server.routes import add_routes
+from server.served import Loader
 from server.service import Service
-from server.tasks import Loader
 from server.vllm_canary import ServerAsker
 from server.vllm_engine import AllEngines, find_model_folder, is_healthy, watch_encode, watch_generate
 from server.vllm_models import echo_alias

@@ -29,9 +29,9 @@ from server.pictures import Picture, find_broken, find_fetch_fault
 from server.prepare import Asked, parse_body, prepare_body, resolve_task
 from server.resolve import TASK_HEADER, split_alias
 from server.scope import CURRENT_SCOPE, RequestScope
+from server.served import ServedTask
 from server.service import Service
 from server.surface import ROUTES, Route, find_route
-from server.tasks import ServedTask
 
 __all__ = ["DIGEST_HEADER", "TaskMiddleware"]
 

@@ -12,9 +12,9 @@ from server.access.caller import may_see, require_task
 from server.engine.handles import MODALITY, RESERVED_HASH_PREFIX
 from server.pictures import Picture, find_pictures, require_readable
 from server.resolve import TASK_HEADER, named_task, split_alias
+from server.served import ServedTask
 from server.service import Service
 from server.surface import ROUTES, Route
-from server.tasks import ServedTask
 from server.usage import apply_usage
 
 __all__ = ["Asked", "parse_body", "prepare_body", "resolve_task"]

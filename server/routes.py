@@ -24,8 +24,8 @@ from server.access.caller import is_admin, may_see, require_task
 from server.errors import error_response
 from server.middleware import DIGEST_HEADER
 from server.resolve import TASK_HEADER
+from server.served import ServedTask
 from server.service import Service
-from server.tasks import ServedTask
 from server.vllm_models import list_base_models
 
 __all__ = ["add_routes"]

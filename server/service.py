@@ -43,9 +43,9 @@ class Service:
 
     def publish(self) -> None:
         """Bring the gauges up to what the registry holds."""
-        served = self.tasks.tasks.values()
+        served = list(self.tasks.tasks.values())
         self.metrics.store(
-            served=dict(self.tasks.digests()),
+            served=[(task.name, task.digest) for task in served],
             on_device=sum(task.loader.is_on_device(task.digest) for task in served),
             faulty=len(self.tasks.faults),
         )

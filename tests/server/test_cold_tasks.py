@@ -14,7 +14,7 @@ from prompts.errors import EngineError
 from prompts.store import StoreReader
 from server.app import start
 from server.config import ServeConfig
-from server.tasks import ServedTask
+from server.served import ServedTask
 from tests.prompts.sample import save_frame
 from tests.server.conftest import save_text
 from tests.server.fake import FakeLoader, FakeServer, make_server
