@@ -21,6 +21,7 @@ from server.access.book import KeyBook
 from server.access.gate import Gate
 from server.access.middleware import AccessMiddleware
 from server.access.open_keys import OpenKeys
+from server.audit import open_audit
 from server.canary import CanaryLoader
 from server.config import ServeConfig, cache_secret, find_api_keys
 from server.engine.residency import Residency
@@ -136,16 +137,26 @@ async def start(
 
     Raises:
         StoreError: the store cannot be read.
+        ConfigError: the audit log cannot be written.
     """
     service.base_names = base_names
     service.max_picture_pixels, service.max_pictures = config.max_picture_pixels, config.max_pictures
     service.fetcher = Fetcher(
         config.hosts_of_pictures, max_mb=config.max_picture_mb, seconds=config.picture_seconds
     )
+    open_audit(config.audit_log)
     reader = StoreReader(config.tasks)
-    await service.tasks.reconcile(await asyncio.to_thread(reader.scan), loader)
-    service.publish()
+    service.store, service.loader = config.tasks, loader
+    service.look = partial(_look, service, reader, loader)
+    await service.look()
     return reader
+
+
+async def _look(service: Service, reader: StoreReader, loader: Loader) -> None:
+    """Bring the tasks to what the store holds, one look at a time."""
+    async with service.looking:
+        await service.tasks.reconcile(await asyncio.to_thread(reader.scan), loader)
+        service.publish()
 
 
 async def follow_keys(book: KeyBook, *, seconds: float) -> None:
@@ -167,9 +178,7 @@ async def follow_store(service: Service, reader: StoreReader, loader: Loader, *,
     while True:
         await asyncio.sleep(seconds)
         try:
-            scan = await asyncio.to_thread(reader.scan)
-            await service.tasks.reconcile(scan, loader)
-            service.publish()
+            await _look(service, reader, loader)
         except StoreError as error:
             if is_readable:
                 logger.error("the store cannot be read, its tasks stay as they are: %s", error)

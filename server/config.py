@@ -49,7 +49,8 @@ class ServeConfig:
     `store_seconds`: between two looks at the store, which is followed while the server runs; 0: never again.
     `canary`: what becomes of a bundle whose canary the engine does not find again: `refuse`, `warn`, or `off`
     (canaries are not asked).
-    `keys`: the file of keys (`server.access.keys`); None: the server is open. `max_queued`: requests beyond
+    `keys`: the file of keys (`server.access.keys`); None: the server is open. `audit_log`: the file that
+    changes of tasks are written to, beside stderr. `max_queued`: requests beyond
     those that the engine runs at a time. `max_body_mb`: a request's body. `picture_hosts`: names, with commas
     between, that pictures may be fetched from; `max_pictures` of a request; `max_picture_mb` and
     `picture_seconds` of each that is fetched.
@@ -68,6 +69,7 @@ class ServeConfig:
     store_seconds: float = 1.0
     canary: str = "refuse"
     keys: Path | None = None
+    audit_log: Path | None = None
     max_queued: int = field(default=512, metadata=_MAY_BE_0)
     max_body_mb: int = 64
     picture_hosts: str = ""

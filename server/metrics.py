@@ -16,10 +16,10 @@ vLLM serves whatever lives in prometheus_client's default registry (or, with sev
 | `task_load_seconds`    | histogram | task, tier   | bringing a cold task to the device |
 | `task_info`            | gauge     | task, digest | 1 for each digest that serves, 0 for earlier ones |
 
-Label values are bounded, but for `digest`: one for each bundle that served. `task`: the name of a task that is or was
-registered, `_base` (no task asked for) or `_unknown` (a name nobody registered). `code`: a string code of
-ours (`server.errors`), `http_<status>` for vLLM's own errors, `client_closed` for a request whose client
-went away. `stream`: "true" or "false".
+Label values are bounded, but for `digest`: one for each bundle that served. `task`: the name of a task that
+is or was registered, `_base` (no task asked for) or `_unknown` (a name nobody registered). `code`: a string
+code of ours (`server.errors`), `http_<status>` for vLLM's own errors, `client_closed` for a request whose
+client went away. `stream`: "true" or "false".
 `tier`: where it came from, "host" memory or the "store".
 `kind`: "prompt" (learned rows included), "cached" (the part of "prompt" found in the prefix cache),
 "completion".

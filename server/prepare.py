@@ -26,12 +26,16 @@ _PROCESSOR_FIELD = "mm_processor_kwargs"
 
 @dataclass(frozen=True)
 class Asked:
-    """A request as it came. `body` is {} where `raw` is no JSON object: vLLM refuses it in its own words."""
+    """A request as it came. `body` is {} where `raw` is no JSON object: vLLM refuses it in its own words.
+
+    `sticky`: what keeps it on one version of its task (`server.resolve.sticky_of`).
+    """
 
     path: str
     raw: bytes
     body: Body
     task_headers: list[str]
+    sticky: str = ""
 
     @property
     def is_streamed(self) -> bool:
@@ -72,7 +76,7 @@ def resolve_task(asked: Asked, route: Route | None, service: Service) -> ServedT
             )
         )
     try:
-        return service.tasks.find(name)
+        return service.tasks.find(name, asked.sticky)
     except TaskNotFoundError as error:
         raise TaskNotFoundError(name, [one for one in error.known if may_see(one)]) from None
 

@@ -113,8 +113,8 @@ def test_the_caller_is_known_inside_and_forgotten_outside(guarded: Guarded) -> N
         names.append(caller.name if caller else None)
         return "told"
 
-    guarded.server.app.add_api_route("/v1/tasks/{name}", tell, methods=["PUT"])
-    assert guarded.ask("boss", "/v1/tasks/plain", "PUT").status_code == 200
+    guarded.server.app.add_api_route("/v1/tasks/{name}/preview.png", tell, methods=["PUT"])
+    assert guarded.ask("boss", "/v1/tasks/plain/preview.png", "PUT").status_code == 200
     assert names == ["boss"]
     assert CURRENT_CALLER.get() is None
 
