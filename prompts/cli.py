@@ -5,6 +5,7 @@ passepartout task verify BUNDLE [--json]
 passepartout task preview BUNDLE [--picture FILE] [--out FILE]
 passepartout task frame BUNDLE PICTURE [--out FILE]
 passepartout task put BUNDLE STORE [--name NAME] [--beside]
+passepartout task pull SOURCE DIR [--lock FILE | --locked FILE], passepartout task push BUNDLE TARGET
 passepartout task verify BUNDLE --model M [--json] [any option of vLLM's engine]       (server/verify.py)
 passepartout task canary BUNDLE --model M [--picture FILE --question TEXT]  (training/canary_command.py)
 passepartout task import tvp|m2pt|peft …, passepartout task export peft …: see `prompts.cli_interchange`
@@ -20,6 +21,7 @@ from pydantic import BaseModel
 
 from prompts.bundle import Bundle, load_bundle
 from prompts.cli_interchange import add_export, add_import, checked_name
+from prompts.cli_remote import add_pull, add_push
 from prompts.errors import BundleError, InputError
 from prompts.faults import fault
 from prompts.frame import framed_image, preview
@@ -57,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_WITH_A_MODEL,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    metavar = "show|verify|preview|frame|put|import|export"
+    metavar = "show|verify|preview|frame|put|import|export|pull|push"
     verbs = parser.add_subparsers(title="commands", required=True, metavar=metavar)
     for name, run, meaning in (
         ("show", _show, "print what a bundle holds"),
@@ -85,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     put.set_defaults(run=_put)
     add_import(verbs, _say)
     add_export(verbs)
+    add_pull(verbs)
+    add_push(verbs)
     return parser
 
 

@@ -4,6 +4,7 @@
     ├── InputError                    the caller can cure it: a file, an option, a request (HTTP 4xx)
     │   ├── BundleError               a bundle that may not be loaded or saved, with all its faults
     │   ├── StoreError                the folder of bundles itself cannot be read
+    │   ├── SourceError               a store elsewhere cannot be reached or read
     │   ├── ConfigError               a config file, a command-line option or an environment variable
     │   ├── PictureError              bytes that are no picture, or a picture too large or too narrow
     │   ├── PictureRequiredError      the task works on a picture and the request has none
@@ -60,6 +61,7 @@ __all__ = [
     "RateLimitError",
     "ReadOnlyStoreError",
     "RouteNotFoundError",
+    "SourceError",
     "StaleBundleError",
     "StoreError",
     "TaskConflictError",
@@ -128,6 +130,12 @@ class StoreError(InputError):
     """The folder of bundles cannot be read."""
 
     code = "store_invalid"
+
+
+class SourceError(InputError):
+    """A store elsewhere (the Hub, an object store) cannot be reached or read."""
+
+    code = "source_unreachable"
 
 
 class PictureError(InputError):

@@ -15,6 +15,7 @@ from starlette.datastructures import State
 from starlette.middleware import Middleware
 
 from prompts.errors import StoreError
+from prompts.remote import Source
 from prompts.store import StoreReader
 from server.access.access import Access
 from server.access.book import KeyBook
@@ -32,6 +33,7 @@ from server.page.routes import add_page
 from server.routes import add_routes
 from server.served import Loader
 from server.service import Service
+from server.sources import FollowedSource
 from server.vllm_canary import ServerAsker
 from server.vllm_engine import AllEngines, find_model_folder, is_healthy, watch_encode, watch_generate
 from server.vllm_models import echo_alias
@@ -41,6 +43,7 @@ __all__ = [
     "attach",
     "fill_access",
     "follow_keys",
+    "follow_source",
     "follow_store",
     "start",
     "with_canaries",
@@ -84,12 +87,17 @@ class PassepartoutEndpoints:
         watch_generate(engine_client, self._service.metrics)
         watch_encode(engine_client)
         watch_frames(self._service)
+        self._following = []
+        if config.source:
+            self._service.source = FollowedSource(Source(config.source), config.tasks, config.tasks_lock)
+            follow = follow_source(self._service, self._service.source, seconds=config.source_seconds)
+            self._following.append(asyncio.create_task(follow))
         if config.store_seconds:
             seconds = config.store_seconds
             following = [follow_store(self._service, reader, loader, seconds=seconds)]
             if self._service.access.book is not None:
                 following.append(follow_keys(self._service.access.book, seconds=seconds))
-            self._following = [asyncio.create_task(one) for one in following]
+            self._following += [asyncio.create_task(one) for one in following]
 
 
 def fill_access(access: Access, config: ServeConfig, args: Namespace, engine_config: Any) -> None:
@@ -167,6 +175,17 @@ async def follow_keys(book: KeyBook, *, seconds: float) -> None:
             await book.look()
         except Exception:  # the next look may well succeed; without it no key would ever be withdrawn
             logger.exception("the file of keys was not followed")
+
+
+async def follow_source(service: Service, source: FollowedSource, *, seconds: float) -> None:
+    """Look every `seconds` what the source of the store holds, for ever."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            if await source.look():
+                await service.look()
+        except Exception:  # the next look may well succeed; without it the source would be followed no more
+            logger.exception("the source was not followed")
 
 
 async def follow_store(service: Service, reader: StoreReader, loader: Loader, *, seconds: float) -> None:

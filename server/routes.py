@@ -39,9 +39,10 @@ def add_routes(app: FastAPI, service: Service) -> None:
         """Say whether requests are answered.
 
         200 `ready`: the engine is up and every bundle of the store is served. 200 `degraded`: the engine is
-        up, some bundles are refused, each listed with its faults; the good ones serve, so a load balancer
-        keeps the server. 503 `no_tasks`: every bundle of the store is refused. 503 `starting` or
-        `engine_down`: nothing is answered. Where the server has keys, all but the word is for admins.
+        up, some bundles are refused, each listed with its faults, or the source of the store is away; the
+        good ones serve, so a load balancer keeps the server. 503 `no_tasks`: every bundle of the store is
+        refused. 503 `starting` or `engine_down`: nothing is answered. Where the server has keys, all but the
+        word is for admins.
         """
         status, body = await _readiness(service)
         return JSONResponse(body, status_code=status)
@@ -55,7 +56,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
 
 async def _readiness(service: Service) -> tuple[HTTPStatus, dict[str, Any]]:
-    tasks = service.tasks
+    tasks, source = service.tasks, service.source
     if not tasks.loaded:
         state, status = "starting", HTTPStatus.SERVICE_UNAVAILABLE
     elif not await service.engine_is_healthy():
@@ -63,7 +64,8 @@ async def _readiness(service: Service) -> tuple[HTTPStatus, dict[str, Any]]:
     elif tasks.faults and not tasks.tasks:
         state, status = "no_tasks", HTTPStatus.SERVICE_UNAVAILABLE
     else:
-        state, status = ("degraded" if tasks.faults else "ready"), HTTPStatus.OK
+        is_whole = not tasks.faults and (source is None or not (source.is_away or source.refused))
+        state, status = ("ready" if is_whole else "degraded"), HTTPStatus.OK
     access = service.access
     if access.book is not None and not is_admin():
         return status, {"status": state}
@@ -74,6 +76,8 @@ async def _readiness(service: Service) -> tuple[HTTPStatus, dict[str, Any]]:
         "tasks": dict(sorted(tasks.digests().items())),
         "refused": refused,
     }
+    if source is not None:
+        body["source"] = {"status": "away" if source.is_away else "read", "refused": source.refused}
     if access.book is not None:
         body["keys_refused"] = access.book.faults
     return status, body

@@ -12,6 +12,7 @@ from server.access.access import Access
 from server.metrics import TaskMetrics
 from server.outside.fetch import Fetcher
 from server.served import Loader
+from server.sources import FollowedSource
 from server.tasks import TaskRegistry
 
 __all__ = ["Service"]
@@ -31,8 +32,9 @@ class Service:
 
     `base_names`: served names of the base model, the first of them the one that answers carry.
     `access`: who may ask; `fetcher`: gets pictures named by address, of the `max_pictures` of a request.
-    `engine_is_healthy`: asks the engine; False before there is one. `store`: the folder that is served;
-    `loader` brings its tasks to the device; `look` brings the tasks to what it holds now, under `looking`.
+    `engine_is_healthy`: asks the engine; False before there is one. `store`: the folder that is served, and
+    `source`: where it comes from; `loader` brings its tasks to the device; `look` brings the tasks to what it
+    holds now, under `looking`.
     """
 
     registry: CollectorRegistry = field(default_factory=lambda: REGISTRY)
@@ -45,6 +47,7 @@ class Service:
     access: Access = field(default_factory=Access)
     engine_is_healthy: Callable[[], Awaitable[bool]] = _no_engine
     store: Path | None = None
+    source: FollowedSource | None = None
     loader: Loader | None = None
     look: Callable[[], Awaitable[None]] = _no_look
     looking: asyncio.Lock = field(default_factory=asyncio.Lock)

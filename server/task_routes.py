@@ -21,7 +21,13 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from prompts.bundle import Bundle
-from prompts.errors import OverloadedError, PassepartoutError, TaskNotFoundError, VersionNotFoundError
+from prompts.errors import (
+    OverloadedError,
+    PassepartoutError,
+    ReadOnlyStoreError,
+    TaskNotFoundError,
+    VersionNotFoundError,
+)
 from prompts.faults import fault
 from prompts.frame import preview
 from prompts.routing import Share
@@ -178,6 +184,10 @@ def _version(service: Service, name: str, digest: str) -> Bundle:
 def _store(service: Service) -> Path:
     if service.store is None:
         raise OverloadedError("the server is starting: ask again", _START_SECONDS)
+    if service.source is not None:
+        cure = "change routing.json at its source, which every server follows"
+        found = fault("store", expected="one of this machine", came="a copy of one elsewhere", cure=cure)
+        raise ReadOnlyStoreError(found)
     return service.store
 
 

@@ -24,6 +24,7 @@ EXAMPLES = [
     errors.VersionRefusedError("canary"),
     errors.PreconditionError("changed"),
     errors.ReadOnlyStoreError("read-only"),
+    errors.SourceError("away"),
     errors.InvalidKeyError("no key"),
     errors.ForbiddenError("not yours", field="task"),
     errors.RouteNotFoundError("nowhere"),
