@@ -6,7 +6,9 @@ from pathlib import Path
 
 from prompts.errors import ConfigError
 from prompts.faults import fault
-from prompts.remote import Lock, Source, push_bundle
+from prompts.remote import Source
+from prompts.remote_files import push_bundle
+from prompts.remote_lock import Lock
 
 __all__ = ["add_pull", "add_push"]
 

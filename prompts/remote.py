@@ -10,23 +10,21 @@ import fcntl
 import json
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
-
-from pydantic import Field, StringConstraints, ValidationError
+from typing import Any
 
 from prompts.bundle import load_bundle, replace_folder
 from prompts.bundle_files import MANIFEST_FILE, TENSORS_FILE
 from prompts.canary import CANARY_FILE
-from prompts.errors import BundleError, ConfigError, SourceError
-from prompts.faults import fault, shown, validation_faults
-from prompts.manifest import Part
+from prompts.errors import BundleError
+from prompts.faults import fault
+from prompts.remote_files import Progress, asking, digest_file, open_remote, path_of
+from prompts.remote_lock import Lock
 from prompts.routing import ROUTING_FILE, read_routing
 
-__all__ = ["Lock", "Source", "SyncReport", "is_remote", "push_bundle"]
+__all__ = ["Source", "SyncReport"]
 
 _FILES = (MANIFEST_FILE, TENSORS_FILE, CANARY_FILE)
 _STATE_FILE = ".source.json"
@@ -34,37 +32,6 @@ _LOCK_FILE = ".source.lock"
 _MAX_BYTES = 8 << 30
 _MARKS = ("ETag", "etag", "md5Hash", "blob_id", "last_commit", "LastModified", "mtime", "created", "ino")
 """What the backends of fsspec tell of a file that changes with its content."""
-_CURES = {"s3": "pip install s3fs", "gs": "pip install gcsfs", "gcs": "pip install gcsfs"}
-
-Progress = Callable[[str], None]
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Lock(Part):
-    """What may come from a source. `bundles`: folder name -> digest."""
-
-    format: Annotated[int, Field(ge=1, le=1)] = 1
-    bundles: dict[str, Digest] = Field(default_factory=dict)
-
-    @classmethod
-    def read(cls, file: Path) -> "Lock":
-        """Read a lock file.
-
-        Raises:
-            ConfigError: it cannot be read, or is none; each fault is named.
-        """
-        try:
-            return cls.model_validate_json(file.read_bytes())
-        except OSError as error:
-            came, cure = error.strerror or type(error).__name__, "`task pull --lock FILE` writes one"
-            found = fault("lock", expected="a readable file", came=came, cure=cure)
-            raise ConfigError(file.name, [found]) from error
-        except ValidationError as error:
-            raise ConfigError(file.name, validation_faults(error)) from error
-
-    def write(self, file: Path) -> None:
-        """Write it as `read` reads it."""
-        file.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 @dataclass
@@ -78,11 +45,6 @@ class SyncReport:
     refused: dict[str, list[str]] = field(default_factory=dict)
 
 
-def is_remote(location: str) -> bool:
-    """Whether a store's location is an address, and no folder of this machine."""
-    return "://" in location
-
-
 class Source:
     """A store elsewhere.
 
@@ -94,7 +56,9 @@ class Source:
         self.address = address
         self._refused: dict[str, tuple[object, BundleError]] = {}
         """By folder: what was refused as it lies there, so that it is not fetched at each look."""
-        self._fs, self._root = (filesystem, _path_of(address)) if filesystem is not None else _open(address)
+        self._fs, self._root = (
+            (filesystem, path_of(address)) if filesystem is not None else open_remote(address)
+        )
 
     def sync(
         self, folder: Path, *, lock: Lock | None = None, progress: Progress = lambda said: None
@@ -114,7 +78,7 @@ class Source:
 
     def _sync(self, folder: Path, lock: Lock | None, progress: Progress) -> SyncReport:
         known = _read_state(folder)
-        with _asking(self.address):
+        with asking(self.address):
             self._fs.invalidate_cache()
             found = self._bundles()
         report = SyncReport()
@@ -124,7 +88,7 @@ class Source:
             shutil.rmtree(folder / name, ignore_errors=True)
             known.pop(name)
             report.went.append(name)
-        with _asking(self.address):
+        with asking(self.address):
             self._sync_routing(folder, known)
         _write_state(folder, known)
         return report
@@ -167,7 +131,7 @@ class Source:
         progress: Progress,
     ) -> str:
         """Downloads a bundle beside its place, looks at it, and moves it there; returns its digest."""
-        with _asking(self.address):
+        with asking(self.address):
             announced = self._announced(name)
         seen = _signature(files), announced, wanted
         if name in self._refused and self._refused[name][0] == seen:
@@ -192,7 +156,7 @@ class Source:
             raise BundleError(draft, [fault("files", expected="8 GiB at most", came="more", cure=cure)])
         progress(f"{draft.name.split('.')[1]}: {size:,} bytes")
         draft.mkdir()
-        with _asking(self.address):
+        with asking(self.address):
             for file, info in files.items():
                 self._fs.get_file(info["name"], str(draft / file))
 
@@ -210,7 +174,7 @@ class Source:
         return found
 
     def _announced(self, name: str) -> str | None:
-        place = f"{self._root}/{_digest_file(name)}"
+        place = f"{self._root}/{digest_file(name)}"
         return self._fs.cat_file(place).decode("ascii", "replace").strip() if self._fs.exists(place) else None
 
     def _sync_routing(self, folder: Path, known: dict[str, list[str]]) -> None:
@@ -234,69 +198,11 @@ class Source:
         known[ROUTING_FILE] = [signature, ""]
 
 
-def push_bundle(
-    path: Path, target: str, *, progress: Progress = lambda said: None, filesystem: Any = None
-) -> str:
-    """Copies a bundle to `target`, a store elsewhere, into a folder of its task's name; returns that.
-
-    Raises:
-        BundleError: the bundle is faulty.
-        SourceError: the target cannot be reached or written.
-    """
-    bundle = load_bundle(path)
-    fs, root = (filesystem, _path_of(target)) if filesystem is not None else _open(target)
-    place = f"{root}/{bundle.name}"
-    with _asking(target):
-        fs.makedirs(place, exist_ok=True)
-        fs.pipe_file(f"{root}/{_digest_file(bundle.name)}", f"{bundle.digest}\n".encode())
-        for name in (TENSORS_FILE, CANARY_FILE, MANIFEST_FILE):
-            if (path / name).is_file():
-                progress(f"{name}: {(path / name).stat().st_size:,} bytes")
-                fs.put_file(str(path / name), f"{place}/{name}")
-            elif fs.exists(f"{place}/{name}"):
-                fs.rm_file(f"{place}/{name}")
-    return f"{target.rstrip('/')}/{bundle.name}"
-
-
-def _open(address: str) -> tuple[Any, str]:
-    import fsspec  # only who has a source elsewhere waits for it
-
-    kind = address.partition("://")[0]
-    try:
-        fs, root = fsspec.core.url_to_fs(address)
-    except (ImportError, ValueError) as error:
-        cure = _CURES.get(kind, "use hf://, s3:// or gs://, or a folder")
-        found = fault(shown(address), expected="an address that can be opened", came=f"{kind}://", cure=cure)
-        raise SourceError(found) from error
-    return fs, str(root).rstrip("/")
-
-
-def _path_of(address: str) -> str:
-    return address.partition("://")[2].rstrip("/")
-
-
-@contextmanager
-def _asking(address: str) -> Iterator[None]:
-    """Every file system has errors of its own kind; ours, cancellation and lack of memory pass."""
-    try:
-        yield
-    except (BundleError, SourceError, MemoryError):
-        raise
-    except Exception as error:
-        cure = "look whether it is there, and whether this machine may ask it"
-        came = f"{type(error).__name__}: {error}"
-        raise SourceError(fault(shown(address), expected="an answer", came=came, cure=cure)) from error
-
-
 def _require_digest(path: Path, digest: str, **places: str | None) -> None:
     for place, expected in places.items():
         if expected is not None and expected != digest:
             cure = "it is being written, or is not what was meant: look again later"
             raise BundleError(path, [fault(f"digest ({place})", expected=expected, came=digest, cure=cure)])
-
-
-def _digest_file(name: str) -> str:
-    return f".{name}.digest"
 
 
 def _signature(files: Mapping[str, Mapping[str, Any]]) -> str:

@@ -178,14 +178,14 @@ async def follow_keys(book: KeyBook, *, seconds: float) -> None:
 
 
 async def follow_source(service: Service, source: FollowedSource, *, seconds: float) -> None:
-    """Look every `seconds` what the source of the store holds, for ever."""
+    """Look now and every `seconds` what the source of the store holds, for ever."""
     while True:
-        await asyncio.sleep(seconds)
         try:
             if await source.look():
                 await service.look()
         except Exception:  # the next look may well succeed; without it the source would be followed no more
             logger.exception("the source was not followed")
+        await asyncio.sleep(seconds)
 
 
 async def follow_store(service: Service, reader: StoreReader, loader: Loader, *, seconds: float) -> None:

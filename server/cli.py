@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from prompts.remote import is_remote
+from prompts.remote_files import is_remote
 from server.config import ServeConfig, is_option, set_environment
 from server.sources import first_look
 

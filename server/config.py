@@ -17,7 +17,7 @@ from typing import Any, Self
 from prompts.errors import ConfigError
 from prompts.faults import fault
 from prompts.picture import MAX_PIXELS
-from prompts.remote import is_remote
+from prompts.remote_files import is_remote
 from prompts.store import read_manifests
 from server.access.keys import load_keys
 from server.capacity import plan_capacity

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prompts.errors import InputError, SourceError
-from prompts.remote import Lock, Source, SyncReport
+from prompts.remote import Source, SyncReport
+from prompts.remote_lock import Lock
 from server.log import logger
 
 __all__ = ["FollowedSource", "first_look"]

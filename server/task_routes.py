@@ -38,14 +38,8 @@ from server.middleware import DIGEST_HEADER
 from server.resolve import TASK_HEADER
 from server.served import ServedTask
 from server.service import Service
-from server.task_changes import (
-    apply_shares,
-    etag_of,
-    previous_shares,
-    read_wish,
-    wanted_shares,
-    wished_shares,
-)
+from server.task_changes import apply_shares
+from server.task_wishes import etag_of, previous_shares, read_wish, wanted_shares, wished_shares
 
 __all__ = ["add_task_routes", "seen_tasks"]
 

@@ -9,7 +9,9 @@ import pytest
 
 from passepartout import main
 from prompts.errors import ConfigError, SourceError
-from prompts.remote import Lock, Source, push_bundle
+from prompts.remote import Source
+from prompts.remote_files import push_bundle
+from prompts.remote_lock import Lock
 from prompts.routing import Share, change_route
 from prompts.store import scan_store
 from tests.prompts.sample import save_frame

@@ -11,7 +11,9 @@ import fsspec
 import pytest
 
 from prompts.errors import SourceError
-from prompts.remote import Lock, Source, push_bundle
+from prompts.remote import Source
+from prompts.remote_files import push_bundle
+from prompts.remote_lock import Lock
 from server.app import follow_source, start
 from server.cli import _own_parser
 from server.config import ServeConfig, is_option
