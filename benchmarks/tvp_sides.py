@@ -83,6 +83,7 @@ def _trainer(told: Told, *, repeating: bool) -> Step:
     from training.backbone import load_backbone
     from training.clean import CleanFeatures
     from training.losses import Judge
+    from training.reading import Seat
     from training.tvp import Pupil, batch_maker, descend, losses
 
     config = TvpConfig.model_validate(
@@ -101,7 +102,7 @@ def _trainer(told: Told, *, repeating: bool) -> Step:
     pupils = [Pupil(backbone, CleanFeatures(backbone, told.examples if repeating else None))]
     judge = Judge(told.model / "clip", backbone.device)
     examples, batches, mask = _examples(told), _batches(told), frame_mask(_FRAME)
-    make = batch_maker(config, pupils, lambda _: next(batches), examples.__getitem__)
+    make = batch_maker(config, pupils, lambda _: [Seat(place, examples[place]) for place in next(batches)])
     delta = torch.zeros(3, *_FRAME.canvas)
 
     def step() -> float:

@@ -4,14 +4,31 @@ Initial values, how many values are trained, how many tokens a picture becomes.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Generator, Tensor
 
 from prompts.manifest import VisionSpec
 
-__all__ = ["M2PTSizes", "count_parameters", "image_tokens", "xavier_prompts", "xavier_rms"]
+__all__ = [
+    "LayerChoice",
+    "M2PTSizes",
+    "choose_layers",
+    "count_parameters",
+    "image_tokens",
+    "xavier_prompts",
+    "xavier_rms",
+]
+
+LayerChoice = (
+    Literal["all", "first", "odd", "top_half"]
+    | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+)
+"""Which layers have prompts of their own: a word, or numbers from 0."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +38,7 @@ class M2PTSizes:
     text: int
     vision: int
     projector: int
+    lm_head: int = 0
 
     @property
     def prompts(self) -> int:
@@ -30,7 +48,7 @@ class M2PTSizes:
     @property
     def total(self) -> int:
         """All trained values."""
-        return self.prompts + self.projector
+        return self.prompts + self.projector + self.lm_head
 
 
 def count_parameters(
@@ -42,13 +60,39 @@ def count_parameters(
     vision_length: int = 0,
     vision_hidden: int = 0,
     projector_parameters: int = 0,
+    lm_head_parameters: int = 0,
 ) -> M2PTSizes:
-    """Return what an M²PT prompt of these sizes trains: L·P·d, L_v·P_v·d_v and the projector's own."""
+    """Return what an M²PT prompt of these sizes trains: L·P·d, L_v·P_v·d_v, the projector's own, lm_head's.
+
+    `text_layers`, `vision_layers`: the layers with prompts of their own.
+    """
     return M2PTSizes(
         text=text_layers * text_length * text_hidden,
         vision=vision_layers * vision_length * vision_hidden,
         projector=projector_parameters,
+        lm_head=lm_head_parameters,
     )
+
+
+def choose_layers(which: str | Sequence[int], layers: int) -> tuple[int, ...]:
+    """Return the numbers (from 0) of the layers of `layers` that have prompts of their own.
+
+    `odd` counts from one, as people do (the 1st, 3rd, …: numbers 0, 2, …), so that the prompt rows get
+    values where they enter. `top_half` are the layers next to the output.
+
+    Raises:
+        ValueError: a number that is no layer.
+    """
+    words = {
+        "all": range(layers),
+        "first": range(1),
+        "odd": range(0, layers, 2),
+        "top_half": range(layers // 2, layers),
+    }
+    chosen = tuple(words[which] if isinstance(which, str) else which)
+    if max(chosen) >= layers:
+        raise ValueError(f"expected layers 0 to {layers - 1}, came {max(chosen)}; name one of those")
+    return chosen
 
 
 def xavier_prompts(layers: int, length: int, hidden: int, generator: Generator | None = None) -> Tensor:

@@ -7,6 +7,7 @@
     │   ├── SourceError               a store elsewhere cannot be reached or read
     │   ├── ConfigError               a config file, a command-line option or an environment variable
     │   ├── PictureError              bytes that are no picture, or a picture too large or too narrow
+    │   ├── RecordError               a record of a data set that is no example
     │   ├── PictureRequiredError      the task works on a picture and the request has none
     │   ├── NoFrameError              a frame was asked for of a task that has none
     │   ├── TaskNotFoundError         no task of that name: never answered by the base model
@@ -60,6 +61,7 @@ __all__ = [
     "PreconditionError",
     "RateLimitError",
     "ReadOnlyStoreError",
+    "RecordError",
     "RouteNotFoundError",
     "SourceError",
     "StaleBundleError",
@@ -142,6 +144,12 @@ class PictureError(InputError):
     """Bytes that are no picture, or a picture outside what is accepted."""
 
     code = "picture_invalid"
+
+
+class RecordError(InputError):
+    """A record of a data set that is no example, found when it is read."""
+
+    code = "record_invalid"
 
 
 class PictureRequiredError(InputError):

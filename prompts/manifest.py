@@ -198,10 +198,14 @@ class Usage(Part):
 
 
 class Provenance(Part):
-    """Where the prompt comes from; never part of the digest."""
+    """Where the prompt comes from; never part of the digest.
+
+    `examples`: what was read of the data, where there is something to say: parts of a mix, what was broken.
+    """
 
     method: str | None = None
     data: JsonValue = None
+    examples: dict[str, JsonValue] | None = Field(default=None, exclude_if=_is_none)
     seed: int | None = None
     config: dict[str, JsonValue] = {}
     libraries: dict[str, str] = {}

@@ -13,7 +13,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from prompts.errors import PassepartoutError
-from server.access.caller import is_admin
+from server.access.caller import CURRENT_CALLER, is_admin, may_see
 from server.errors import error_response
 from server.served import ServedTask
 from server.service import Service
@@ -41,8 +41,8 @@ def add_routes(app: FastAPI, service: Service) -> None:
         200 `ready`: the engine is up and every bundle of the store is served. 200 `degraded`: the engine is
         up, some bundles are refused, each listed with its faults, or the source of the store is away; the
         good ones serve, so a load balancer keeps the server. 503 `no_tasks`: every bundle of the store is
-        refused. 503 `starting` or `engine_down`: nothing is answered. Where the server has keys, all but the
-        word is for admins.
+        refused. 503 `starting` or `engine_down`: nothing is answered. With keys, see `_details` for who is
+        told what.
         """
         status, body = await _readiness(service)
         return JSONResponse(body, status_code=status)
@@ -66,21 +66,27 @@ async def _readiness(service: Service) -> tuple[HTTPStatus, dict[str, Any]]:
     else:
         is_whole = not tasks.faults and (source is None or not (source.is_away or source.refused))
         state, status = ("ready" if is_whole else "degraded"), HTTPStatus.OK
-    access = service.access
-    if access.book is not None and not is_admin():
-        return status, {"status": state}
-    refused = [{"bundle": entry, "faults": faults} for entry, faults in sorted(tasks.faults.items())]
-    body: dict[str, Any] = {
-        "status": state,
+    return status, {"status": state, **_details(service)}
+
+
+def _details(service: Service) -> dict[str, Any]:
+    """What the caller may know of what serves: with keys, nothing without one; faults for admins."""
+    book = service.access.book
+    if book is not None and CURRENT_CALLER.get() is None:
+        return {}
+    digests = sorted(service.tasks.digests().items())
+    details: dict[str, Any] = {
         "model": service.base_names[0] if service.base_names else None,
-        "tasks": dict(sorted(tasks.digests().items())),
-        "refused": refused,
+        "tasks": {name: digest for name, digest in digests if may_see(name)},
     }
-    if source is not None:
-        body["source"] = {"status": "away" if source.is_away else "read", "refused": source.refused}
-    if access.book is not None:
-        body["keys_refused"] = access.book.faults
-    return status, body
+    if book is None or is_admin():
+        faults = sorted(service.tasks.faults.items())
+        details["refused"] = [{"bundle": entry, "faults": found} for entry, found in faults]
+        if (source := service.source) is not None:
+            details["source"] = {"status": "away" if source.is_away else "read", "refused": source.refused}
+    if book is not None and is_admin():
+        details["keys_refused"] = book.faults
+    return details
 
 
 def _as_model(task: ServedTask, base_cards: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From a source of examples to batches: the order of a run, and a thread that prepares ahead.
+"""The order of a run's examples, and a thread that prepares its batches ahead.
 
 The batch of a step depends on the seed and the step's number alone, so a resumed run sees what the unbroken
 one would have seen.
@@ -8,22 +8,41 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
 from training.data import Example, ExampleSource
 
-__all__ = ["examples_of_pass", "places_of_pass", "prepared"]
+__all__ = ["Order", "ShuffledOrder", "examples_of_pass", "permutation", "places_of_pass", "prepared"]
 
 _AHEAD = 3
 Batch = TypeVar("Batch")
 
 
+class Order(Protocol):
+    """Which example stands at each position of a run, epoch after epoch without end."""
+
+    def place_at(self, position: int) -> int:
+        """Its place in the source; of `size` positions from a multiple of `size` on each place has one."""
+
+
+class ShuffledOrder:
+    """Each epoch of `size` positions is a new permutation."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self._size, self._seed = size, seed
+
+    def place_at(self, position: int) -> int:
+        """See `Order`."""
+        epoch, index = divmod(position, self._size)
+        return permutation(self._size, self._seed, epoch)[index]
+
+
 def places_of_pass(size: int, *, number: int, batch: int, seed: int) -> list[int]:
     """Which of `size` examples forward pass `number` (from 0) sees: each epoch is a new permutation."""
-    places = range(number * batch, (number + 1) * batch)
-    return [_order(size, seed, place // size)[place % size] for place in places]
+    order = ShuffledOrder(size, seed)
+    return [order.place_at(position) for position in range(number * batch, (number + 1) * batch)]
 
 
 def examples_of_pass(source: ExampleSource, *, number: int, batch: int, seed: int) -> list[Example]:
@@ -51,6 +70,7 @@ def prepared(make: Callable[[int], Batch], passes: Sequence[int]) -> Generator[B
 
 
 @lru_cache(maxsize=4)
-def _order(size: int, seed: int, epoch: int) -> tuple[int, ...]:
+def permutation(size: int, seed: int, epoch: int) -> tuple[int, ...]:
+    """The order of an epoch: each of `size` places once."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     return tuple(torch.randperm(size, generator=generator).tolist())

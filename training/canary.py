@@ -5,8 +5,10 @@ Pictures are shrunk to the tower's size and kept as PNG; the pass is made with t
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -16,11 +18,11 @@ from torch import Tensor
 from prompts.bundle import Bundle
 from prompts.canary import MAX_INPUTS, Canary, CanaryInput, Dtype, ImageRows
 from prompts.contents import DTYPES as STORED_DTYPES
-from prompts.errors import ConfigError
+from prompts.errors import ConfigError, PictureError, RecordError
 from prompts.faults import fault
 from prompts.fingerprint import base_model_ref, read_dtypes
 from training.backbone import DTYPES, NO_PROMPTS, DeepPrompts, LlavaBackbone
-from training.data import Example, ExampleSource
+from training.data import Example, ExampleSource, ExampleStream
 from training.decoding import first_log_probs
 from training.evaluate import picture_features
 
@@ -37,7 +39,7 @@ def make_canary(backbone: LlavaBackbone, bundle: Bundle, examples: Sequence[Exam
         BaseModelError: `model` is no checkpoint.
         ConfigError: no examples, or texts that the chat template or the tokenizer does not take.
         PictureRequiredError: an example without a picture, and a bundle that only has a frame.
-        UnsupportedError: the bundle has an output layer of its own.
+        UnsupportedError: the bundle has a prefix of keys and values.
     """
     if not examples:
         cure = "give data with pictures, or set canary: 0"
@@ -59,13 +61,17 @@ def in_float32(backbone: LlavaBackbone, model: Path) -> Iterator[None]:
     """While open the backbone, loaded from the folder `model`, computes in float32 if it can.
 
     A canary made so tells an engine's faults from its rounding best. It can where the checkpoint's weights
-    are what the backbone holds (not rounded when they were loaded) and where its device has the memory.
+    are what the backbone holds (not rounded when they were loaded, nor shared out over processes) and where
+    its device has the memory.
     The weights are the same before and after.
 
     Raises:
         BaseModelError: `model` is no checkpoint.
     """
     own = backbone.dtype
+    if backbone.is_shared:
+        yield
+        return
     if all(STORED_DTYPES.get(name) == own for name in read_dtypes(model)):
         with suppress(torch.OutOfMemoryError):
             _cast(backbone, torch.float32)
@@ -84,15 +90,27 @@ def _cast(backbone: LlavaBackbone, dtype: torch.dtype) -> None:
     backbone.dtype = dtype
 
 
-def canary_examples(source: ExampleSource, count: int, *, with_picture: bool) -> list[Example]:
-    """`count` examples at most, spread over the source; with a picture in each where that is asked for."""
-    count = min(count, len(source), MAX_INPUTS)
-    places = [index * len(source) // count for index in range(count)]
-    return list(_usable((source[place] for place in places), with_picture=with_picture))
+def canary_examples(data: ExampleSource | ExampleStream, count: int, *, with_picture: bool) -> list[Example]:
+    """`count` examples at most, spread over a source or the first of a stream; broken ones are passed over.
+
+    With a picture in each where that is asked for.
+    """
+    count = min(count, MAX_INPUTS)
+    opened = map(_whole, _openers(data, count))
+    return [one for one in opened if one is not None and (one.picture is not None or not with_picture)]
 
 
-def _usable(examples: Iterator[Example], *, with_picture: bool) -> Iterator[Example]:
-    return (one for one in examples if one.picture is not None or not with_picture)
+def _openers(data: ExampleSource | ExampleStream, count: int) -> Iterator[Callable[[], Example]]:
+    if isinstance(data, ExampleStream):
+        return islice(data.rows(seed=0, epoch=0), count)
+    count = min(count, len(data))
+    return (partial(data.__getitem__, index * len(data) // count) for index in range(count))
+
+
+def _whole(opener: Callable[[], Example]) -> Example | None:
+    with suppress(PictureError, RecordError):
+        return opener()
+    return None
 
 
 def _make_input(backbone: LlavaBackbone, bundle: Bundle, example: Example) -> CanaryInput:

@@ -19,7 +19,7 @@ from prompts.fingerprint import base_model_ref
 from prompts.picture import decode_picture
 from training.backbone import LlavaBackbone
 from training.canary import canary_examples, make_canary
-from training.data import DataConfig, Example, make_source
+from training.data import DataConfig, Example, open_data
 
 __all__ = ["add_canary", "main"]
 
@@ -136,7 +136,7 @@ def _own_examples(bundle: Bundle, count: int) -> list[Example]:
     expected = "data that the bundle names, on this machine"
     try:
         entry = TypeAdapter(DataConfig).validate_python(said)
-        source = make_source(entry)
+        source = open_data(entry, max_broken_share=1.0)
     except (ValidationError, ConfigError) as error:
         came = "none" if isinstance(error, ValidationError) else "; ".join(error.faults)
         problem = fault("inputs", expected=expected, came=came, cure=cure)

@@ -8,8 +8,11 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
+from prompts.errors import ConfigError
+from prompts.faults import fault
 from training.config import EvaluateConfig, M2ptConfig, TrainConfig, TvpConfig, read_config
 from training.memory import keep_freed_memory
+from training.ranks import ranks_here
 
 __all__ = ["main_evaluate", "main_model", "main_train"]
 
@@ -20,14 +23,18 @@ _MODEL_COMMANDS = {
 
 
 _BY_METHOD = ("lr", "warmup")
-"""Fields whose default is each method's own."""
+"""Shared fields whose default is each method's own."""
 
 
 def main_train(argv: list[str]) -> int:
-    """`passepartout train tvp|m2pt --config FILE [--set key=value]`."""
+    """`passepartout train tvp|m2pt --config FILE [--set key=value]`; m2pt under torchrun too."""
     options = _train_parser().parse_args(argv)
     keep_freed_memory()
+    ranks = ranks_here()
     if options.method == "tvp":
+        if ranks.count > 1:
+            came, cure = f"{ranks.count} processes", "start tvp without torchrun, or train m2pt"
+            raise ConfigError("train", [fault("torchrun", expected="one process", came=came, cure=cure)])
         from training.tvp import train_tvp
 
         bundle = train_tvp(read_config(TvpConfig, options.config, options.set))
@@ -35,8 +42,9 @@ def main_train(argv: list[str]) -> int:
         from training.m2pt import train_m2pt
 
         bundle = train_m2pt(read_config(M2ptConfig, options.config, options.set))
-    values = sum(bundle.trained_values.values())
-    print(f"bundle {bundle.path}: {values:,} trained values, digest {bundle.digest}")
+    if ranks.is_first:
+        values = sum(bundle.trained_values.values())
+        print(f"bundle {bundle.path}: {values:,} trained values, digest {bundle.digest}")
     return 0
 
 
@@ -123,7 +131,8 @@ def _fields_help() -> str:
         options = kind.model_fields[title].annotation
         assert options is not None
         lines.append(f"of {title}:")
-        own = {name: kind.model_fields[name] for name in _BY_METHOD}
+        others = [name for name in kind.model_fields if name not in {*TrainConfig.model_fields, title, "lr"}]
+        own = {name: kind.model_fields[name] for name in (*_BY_METHOD, *others)}
         lines += [_field_line(name, field) for name, field in own.items()]
         lines += [_field_line(f"{title}.{name}", field) for name, field in options.model_fields.items()]
     return "\n".join(lines)

@@ -16,7 +16,7 @@ from training.backbone import NO_PROMPTS, Backbone, DeepPrompts, Features
 from training.chat import Encoded
 from training.choices import ChoiceMask
 
-__all__ = ["first_log_probs", "generate", "score_choices"]
+__all__ = ["choice_scores", "first_log_probs", "generate", "score_choices"]
 
 ROWS_AT_ONCE = 64
 
@@ -30,12 +30,14 @@ class _Prefix:
         seen: (B, P_t + T) int64, 1 on real rows.
         positions: (B,) rotary position of the next token.
         log_probs: (B, vocabulary) of the next token, float32.
+        deep: what it was made with.
     """
 
     cache: DynamicCache
     seen: Tensor
     positions: Tensor
     log_probs: Tensor
+    deep: DeepPrompts
 
 
 @torch.inference_mode()
@@ -47,7 +49,19 @@ def score_choices(
     features: Features | None,
     deep: DeepPrompts = NO_PROMPTS,
 ) -> list[Tensor]:
-    """Mean log-likelihood per token of each candidate answer.
+    """As `choice_scores`, without a gradient."""
+    return choice_scores(backbone, questions, choices, features=features, deep=deep)
+
+
+def choice_scores(
+    backbone: Backbone,
+    questions: Sequence[Sequence[int]],
+    choices: Sequence[Sequence[Sequence[int]]],
+    *,
+    features: Features | None,
+    deep: DeepPrompts = NO_PROMPTS,
+) -> list[Tensor]:
+    """Mean log-likelihood per token of each candidate answer; gradients flow.
 
     Args:
         questions: B prompts as token ids, a picture being one image token.
@@ -101,7 +115,7 @@ def generate(
     while not done.all() and len(answers) < max_new_tokens:
         seen = torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)
         hidden = backbone.continue_from(prefix.cache, token[:, None], seen=seen, positions=position[:, None])
-        token, position = _next(backbone.head(hidden[:, -1]), masks, written), position + 1
+        token, position = _next(backbone.read_out(hidden[:, -1], deep), masks, written), position + 1
         answers.append(token)
         done |= torch.isin(token, stop)
     return [backbone.chat.decode(_until(row, backbone.stop_ids)) for row in torch.stack(answers, 1).tolist()]
@@ -136,7 +150,8 @@ def _first_pass(
     width = batch.ids.shape[1] + deep.text_length
     rows = batch.lengths + deep.text_length
     seen = (torch.arange(width, device=rows.device) < rows[:, None]).long()
-    return _Prefix(cache, seen, backbone.next_positions(batch, deep), logits.float().log_softmax(-1))
+    positions = backbone.next_positions(batch, deep)
+    return _Prefix(cache, seen, positions, logits.float().log_softmax(-1), deep)
 
 
 def _continue(backbone: Backbone, prefix: _Prefix, rows: list[tuple[int, Sequence[int]]]) -> Tensor:
@@ -156,7 +171,7 @@ def _continue(backbone: Backbone, prefix: _Prefix, rows: list[tuple[int, Sequenc
         hidden = backbone.continue_from(
             _select(prefix.cache, owner), tokens[:, :-1], seen=seen, positions=positions
         )
-        log_probs = backbone.head(hidden).float().log_softmax(-1)
+        log_probs = backbone.read_out(hidden, prefix.deep).float().log_softmax(-1)
         steps.append(log_probs.gather(2, tokens[:, 1:, None])[..., 0])
     return (torch.cat(steps, dim=1) * real).sum(1) / real.sum(1)
 

@@ -72,7 +72,7 @@ def evaluate(
     Raises:
         ConfigError: `ranking` or `structured`, and an example without choices.
         PictureRequiredError: an example without a picture, and a bundle that only has a frame.
-        UnsupportedError: the bundle has an output layer of its own.
+        UnsupportedError: the bundle has a prefix of keys and values.
     """
     usage = bundle.manifest.usage if bundle else usage or Usage()
     deep = DeepPrompts.of_bundle(bundle, backbone.device) if bundle else NO_PROMPTS

@@ -1,4 +1,4 @@
-"""TVP's two regularisers. Both are means over the batch; the trainer weights and adds them.
+"""TVP's two regularisers, and a task loss that is the ranking itself. All are means over the batch.
 
 L = L_task + λ₁ · FCA − λ₂ · TSE (TVP, "Exploring the Transferability of Visual Prompting").
 """
@@ -14,10 +14,12 @@ from transformers.image_processing_backends import TorchvisionBackend
 
 from prompts.errors import ConfigError
 from prompts.faults import fault, shown
+from training.backbone import Backbone, Features
 from training.backbone.pictures import of_canvas
+from training.decoding import choice_scores
 from training.preflight import checkpoint_faults
 
-__all__ = ["JUDGES", "Judge", "feature_consistency"]
+__all__ = ["JUDGES", "Judge", "feature_consistency", "ranking_loss"]
 
 JUDGES = ("clip", "siglip", "siglip2")
 """Model types that task semantics enrichment can ask."""
@@ -33,6 +35,25 @@ def feature_consistency(framed: Tensor, clean: Tensor) -> Tensor:
         framed, clean: (…, d), features as the language model receives them, with and without the frame.
     """
     return torch.linalg.vector_norm(framed.float() - clean.float(), dim=-1).mean()
+
+
+def ranking_loss(
+    backbone: Backbone,
+    questions: Sequence[Sequence[int]],
+    candidates: Sequence[Sequence[Sequence[int]]],
+    features: Features,
+) -> Tensor:
+    """Cross-entropy of the right candidate among all of its question's; a float32 scalar.
+
+    A candidate's logit is its mean log-likelihood per token, by which answers are ranked: what is trained is
+    what is measured. The paper trains the answer's tokens against the vocabulary.
+
+    Args:
+        questions: B prompts as token ids.
+        candidates: token ids of each question's candidates, the right one first.
+    """
+    scores = choice_scores(backbone, questions, candidates, features=features)
+    return -torch.stack([row.log_softmax(0)[0] for row in scores]).mean()
 
 
 def _refused(expected: str, came: str, cure: str) -> ConfigError:

@@ -10,23 +10,26 @@ from training.config import TrainConfig
 from training.data import ExampleSource
 from training.evaluate import How, evaluate, score_of
 
-__all__ = ["validation_metrics"]
+__all__ = ["how_to_measure", "validation_metrics"]
+
+
+def how_to_measure(config: TrainConfig, source: ExampleSource) -> How:
+    """As the server will answer: structured where the task has choices, else generation.
+
+    Examples with choices and a task without are ranked.
+    """
+    if config.usage.choices:
+        return "structured"
+    return "ranking" if source[0].choices else "generation"
 
 
 def validation_metrics(
     config: TrainConfig, backbone: Backbone, bundle: Bundle, source: ExampleSource | None
 ) -> dict[str, JsonValue]:
-    """As the server will answer: structured where the task has choices, else generation.
-
-    Examples with choices and a task without are ranked. {} without validation data.
-    """
+    """Accuracy on the validation data, see `how_to_measure`; {} without such data."""
     if source is None:
         return {}
-    how: How = "generation"
-    if config.usage.choices:
-        how = "structured"
-    elif source[0].choices:
-        how = "ranking"
+    how = how_to_measure(config, source)
     base = score_of(
         list(evaluate(backbone, source, how=how, batch=config.batch, choices=config.usage.choices))
     )

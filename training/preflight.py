@@ -4,15 +4,15 @@ Hours of training must not end in a fault that the config showed from the beginn
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from prompts.errors import ConfigError
 from prompts.faults import fault, shown
-from training.config import EvaluateConfig, TrainConfig
-from training.data import DataConfig, ExampleSource, make_source
-from training.data.example import count_without_picture, known_answers
+from training.config import EvaluateConfig, M2ptConfig, TrainConfig
+from training.data import DataConfig, ExampleSource, ExampleStream, make_source, open_data
+from training.data.example import count_without_picture, known_answers, tells_outlines
 
 __all__ = ["Inputs", "checkpoint_faults", "open_evaluation", "open_training"]
 
@@ -21,7 +21,7 @@ __all__ = ["Inputs", "checkpoint_faults", "open_evaluation", "open_training"]
 class Inputs:
     """The examples a training job reads."""
 
-    data: ExampleSource
+    data: ExampleSource | ExampleStream
     validation: ExampleSource | None
 
 
@@ -43,15 +43,18 @@ def open_training(
     faults = _target_faults(config)
     for field, folder, kinds in checkpoints:
         faults += checkpoint_faults(field, folder, *kinds)
-    entries = {"data": config.data}
+    data = _open("data", config.data, faults, max_broken_share=config.max_broken_share)
+    validation = None
     if config.validation is not None:
-        entries["validation"] = config.validation
-    sources = _open(entries, faults, pictures=pictures)
-    if "data" in sources:
-        faults += _answer_faults(config, sources["data"])
-    if faults:
+        validation = _measured("validation", config.validation, faults)
+    if data is not None:
+        faults += [*_answer_faults(config, data), *_length_faults(config, data)]
+    for field, source in (("data", data), ("validation", validation)):
+        if pictures and source is not None:
+            faults += _picture_faults(field, source)
+    if faults or data is None:
         raise ConfigError("train", faults)
-    return Inputs(sources["data"], sources.get("validation"))
+    return Inputs(data, validation)
 
 
 def open_evaluation(config: EvaluateConfig) -> ExampleSource:
@@ -61,10 +64,10 @@ def open_evaluation(config: EvaluateConfig) -> ExampleSource:
         ConfigError: with every fault of model and data.
     """
     faults = [] if config.model is None else checkpoint_faults("model", config.model)
-    sources = _open({"data": config.data}, faults, pictures=False)
-    if faults:
+    source = _measured("data", config.data, faults)
+    if faults or source is None:
         raise ConfigError("evaluate", faults)
-    return sources["data"]
+    return source
 
 
 def checkpoint_faults(field: str, folder: Path, *kinds: str) -> list[str]:
@@ -81,24 +84,30 @@ def checkpoint_faults(field: str, folder: Path, *kinds: str) -> list[str]:
 
 
 def _open(
-    entries: Mapping[str, DataConfig], faults: list[str], *, pictures: bool
-) -> dict[str, ExampleSource]:
-    """The source of each field; what is wrong with them is added to `faults`."""
-    sources = {}
-    for field, entry in entries.items():
-        try:
-            sources[field] = make_source(entry)
-        except ConfigError as error:
-            faults += [f"{field}: {one}" for one in error.faults]
-            continue
-        if pictures:
-            faults += _picture_faults(field, sources[field])
-    return sources
+    field: str, entry: DataConfig, faults: list[str], *, max_broken_share: float
+) -> ExampleSource | ExampleStream | None:
+    """What a field names; None where there is something wrong with it, which is added to `faults`."""
+    try:
+        return open_data(entry, max_broken_share=max_broken_share)
+    except ConfigError as error:
+        faults += [f"{field}: {one}" for one in error.faults]
+        return None
 
 
-def _answer_faults(config: TrainConfig, source: ExampleSource) -> list[str]:
+def _measured(field: str, entry: DataConfig, faults: list[str]) -> ExampleSource | None:
+    """As `_open`, for a measure: all of it whole, and its number known."""
+    try:
+        return make_source(entry)
+    except ConfigError as error:
+        faults += [f"{field}: {one}" for one in error.faults]
+        return None
+
+
+def _answer_faults(config: TrainConfig, source: ExampleSource | ExampleStream) -> list[str]:
     """Answers of the data that are none of the choices, where the loss is over them."""
-    answers = known_answers(source) if config.loss_over == "choices" else None
+    if config.loss_over != "choices" or isinstance(source, ExampleStream):
+        return []
+    answers = known_answers(source)
     if answers is None:
         return []
     foreign = sorted(answers - set(config.usage.choices or ()))
@@ -109,8 +118,20 @@ def _answer_faults(config: TrainConfig, source: ExampleSource) -> list[str]:
     return [fault("data", expected="answers among usage.choices", came=came, cure=cure)]
 
 
-def _picture_faults(field: str, source: ExampleSource) -> list[str]:
-    lacking = count_without_picture(source)
+def _length_faults(config: TrainConfig, source: ExampleSource | ExampleStream) -> list[str]:
+    """Why examples cannot be grouped by length, where the config wants that."""
+    if not isinstance(config, M2ptConfig) or not config.m2pt.group_by_length:
+        return []
+    if not isinstance(source, ExampleStream) and tells_outlines(source):
+        return []
+    came = "a stream" if isinstance(source, ExampleStream) else "data that draws its pictures first"
+    expected = "data whose texts can be read without its pictures"
+    return [fault("m2pt.group_by_length", expected=expected, came=came, cure="leave it out")]
+
+
+def _picture_faults(field: str, source: ExampleSource | ExampleStream) -> list[str]:
+    """Of a stream nothing is known before it is read."""
+    lacking = 0 if isinstance(source, ExampleStream) else count_without_picture(source)
     if not lacking:
         return []
     expected, came = "a picture in every example (TVP is a frame around it)", f"{lacking} without"

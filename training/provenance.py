@@ -1,6 +1,7 @@
 """Where a bundle comes from: config, seed, libraries, commit, time."""
 
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,14 +17,17 @@ __all__ = ["provenance"]
 _LIBRARIES = ("torch", "transformers", "passepartout-serve")
 
 
-def provenance(config: TrainConfig, method: str) -> Provenance:
-    """What a job writes about itself into its bundle."""
+def provenance(
+    config: TrainConfig, method: str, examples: Mapping[str, JsonValue] | None = None
+) -> Provenance:
+    """What a job writes about itself into its bundle; `examples`: see `training.reading.Reader.report`."""
     settings = config.model_dump(mode="json")
     if isinstance(config, M2ptConfig) and config.m2pt.init_bundle is not None:
         settings["m2pt"]["init_bundle"] = _ancestor(config.m2pt.init_bundle)
     return Provenance(
         method=method,
         data=settings["data"],
+        examples=dict(examples) if examples else None,
         seed=config.seed,
         config=settings,
         libraries={name: found for name in _LIBRARIES if (found := _version(name))},

@@ -6,58 +6,76 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import JsonValue
 from tqdm import tqdm
 
 from prompts.errors import ConfigError
 from prompts.faults import fault, shown
+from training.board import Board
 from training.config import TrainConfig
 from training.memory import peak_memory
+from training.ranks import ALONE, Ranks
 
 __all__ = ["Run"]
 
 CHECKPOINT_FILE, LOG_FILE, PLOT_FILE, COST_FILE = "checkpoint.pt", "log.jsonl", "loss.png", "cost.json"
+BROKEN_FILE = "broken.json"
 _FREE_FIELDS = {
     "out",
     "bundle",
+    "gradient_checkpointing",
+    "shard",
+    "tensorboard",
     "canary",
     "checkpoint_every",
     "log_every",
+    "max_broken_share",
     "version",
     "description",
     "validation",
 }
-_FORMAT = 2
+_FORMAT = 3
 """Of checkpoints; grows when fields or parameter groups change, so that no old one is misread."""
+_VALIDATED = {"validation_loss", "validation_accuracy"}
+_NOT_PLOTTED = {"step", "time", "lr", "broken", "validation_accuracy"}
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Run:
-    """A run folder: log, plot, `checkpoint.pt` (read with `weights_only=True`), and what it all cost."""
+    """A run folder: log, plot, `checkpoint.pt` (read with `weights_only=True`), and what it all cost.
 
-    def __init__(self, config: TrainConfig) -> None:
-        self.config, self.folder = config, config.out
-        self.folder.mkdir(parents=True, exist_ok=True)
+    Of several processes the first alone writes and shows anything; all of them stop after the same step.
+    """
+
+    def __init__(self, config: TrainConfig, ranks: Ranks = ALONE) -> None:
+        self.config, self.folder, self.ranks = config, config.out, ranks
+        if ranks.is_first:
+            self.folder.mkdir(parents=True, exist_ok=True)
         self._history: list[dict[str, float]] = []
-        self._stopping = False
+        self._stopping = self._all_stopping = False
+        self._board: Board | None = None
         self._saved_steps = 0
         self._earlier_seconds = 0.0
         self._started = time.perf_counter()
 
     def resume(self) -> dict[str, Any] | None:
-        """The state of an earlier start of the same job, or None.
+        """The state of an earlier start of the same job, or None; None in all processes but the first.
 
         Raises:
             ConfigError: the folder holds a checkpoint of another config, or one that cannot be read.
         """
+        if not self.ranks.is_first:
+            return None
         file = self.folder / CHECKPOINT_FILE
         if not file.is_file():
-            (self.folder / LOG_FILE).unlink(missing_ok=True)
+            for left in (LOG_FILE, BROKEN_FILE):
+                (self.folder / left).unlink(missing_ok=True)
             return None
         saved = _read_checkpoint(file)
         changed = _differences(json.loads(saved["config"]), json.loads(self._identity()))
@@ -78,22 +96,36 @@ class Run:
         """
         with (
             self._interruptible(),
-            tqdm(initial=start, total=self.config.steps, desc=self.config.name) as bar,
+            self._open_board(start),
+            tqdm(
+                initial=start,
+                total=self.config.steps,
+                desc=self.config.name,
+                disable=not self.ranks.is_first,
+            ) as bar,
         ):
             for step in range(start, self.config.steps):
                 yield step, bar
                 bar.update()
-                if self._stopping and self._saved_steps == step + 1:
-                    bar.write(f"stopped after step {step + 1}; the same command goes on from there")
+                if self._all_stopping and self._saved_steps == step + 1:
+                    self.tell(bar, f"stopped after step {step + 1}; the same command goes on from there")
                     raise KeyboardInterrupt
 
+    def tell(self, bar: "tqdm[Any]", text: str) -> None:
+        """Prints a line above the progress bar, once for all processes."""
+        if self.ranks.is_first:
+            bar.write(text)
+
     def is_due(self, step: int) -> bool:
-        """Whether a checkpoint is to be written after `step`: at intervals, at the end, and when stopping."""
-        done = step + 1
-        return done % self.config.checkpoint_every == 0 or done == self.config.steps or self._stopping
+        """Whether a checkpoint is to be written after `step`: at intervals, at the end, and when stopping.
+
+        All processes ask, and get the same answer: a signal to one of them stops all.
+        """
+        done, self._all_stopping = step + 1, self.ranks.any(self._stopping)
+        return done % self.config.checkpoint_every == 0 or done == self.config.steps or self._all_stopping
 
     def log(self, step: int, bar: "tqdm[Any]", **figures: float) -> None:
-        """Shows the figures, and writes a line of the log every `log_every` steps.
+        """Shows the figures, and writes a line of the log every `log_every` steps and of each validation.
 
         Raises:
             ConfigError: the loss is not finite; nothing learned after it would be worth anything.
@@ -103,7 +135,10 @@ class Run:
             came = f"{figures['loss']} at step {step + 1}"
             raise ConfigError("train", [fault("loss", expected="a finite number", came=came, cure=cure)])
         bar.set_postfix({name: f"{value:.3g}" for name, value in figures.items()})
-        if (step + 1) % self.config.log_every == 0 or step in (0, self.config.steps - 1):
+        is_due = (step + 1) % self.config.log_every == 0 or step in (0, self.config.steps - 1)
+        if (is_due or _VALIDATED & figures.keys()) and self.ranks.is_first:
+            if self._board is not None:
+                self._board.write(step + 1, figures)
             line = {"step": step + 1, **figures, "time": round(time.time(), 2)}
             self._history.append(line)
             with (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
@@ -111,11 +146,20 @@ class Run:
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Writes the checkpoint after `step`, whole or not at all."""
+        self._saved_steps = step + 1
+        if not self.ranks.is_first:
+            return
         draft = self.folder / (CHECKPOINT_FILE + ".draft")
         own = {"format": _FORMAT, "step": step + 1, "config": self._identity(), "seconds": self.seconds}
         torch.save({**own, **state}, draft)
         draft.replace(self.folder / CHECKPOINT_FILE)
-        self._saved_steps = step + 1
+
+    def note_broken(self, summary: Mapping[str, JsonValue]) -> None:
+        """Writes `broken.json`: what was skipped so far (see `training.ledger`); nothing where it is {}."""
+        if summary and self.ranks.is_first:
+            draft = self.folder / (BROKEN_FILE + ".draft")
+            draft.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+            draft.replace(self.folder / BROKEN_FILE)
 
     @property
     def seconds(self) -> float:
@@ -123,7 +167,12 @@ class Run:
         return self._earlier_seconds + time.perf_counter() - self._started
 
     def finish(self) -> None:
-        """Draws the plot and writes `cost.json`: `seconds`, and the most bytes held of memory and device."""
+        """Draws the plot and writes `cost.json`: `seconds`, and the most bytes held of memory and device.
+
+        Of several processes the bytes are the first one's.
+        """
+        if not self.ranks.is_first:
+            return
         self._plot()
         file = self.folder / COST_FILE
         cost = {"seconds": round(self.seconds, 2), **peak_memory()}
@@ -141,16 +190,31 @@ class Run:
         figure = Figure(figsize=(7, 4), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
-        steps = [line["step"] for line in self._history]
-        for name in [key for key in self._history[-1] if key not in ("step", "time", "lr")]:
-            axes.plot(steps, [line[name] for line in self._history], label=name)
+        names = dict.fromkeys(name for line in self._history for name in line)
+        for name in [name for name in names if name not in _NOT_PLOTTED]:
+            points = [(line["step"], line[name]) for line in self._history if name in line]
+            axes.plot(*zip(*points, strict=True), label=name)
         axes.set(xlabel="step", ylabel="loss", title=self.config.name)
         axes.legend()
         figure.savefig(self.folder / PLOT_FILE, dpi=120)
 
     def _identity(self) -> str:
-        """What decides the trained values, as JSON."""
-        return self.config.model_dump_json(exclude=_FREE_FIELDS)
+        """What decides the trained values, as JSON: the validation data where the job looks at it."""
+        decisive = {"validation"} if getattr(self.config, "validate_every", None) else set()
+        return self.config.model_dump_json(exclude=_FREE_FIELDS - decisive)
+
+    @contextmanager
+    def _open_board(self, start: int) -> Iterator[None]:
+        """While open the log's lines go to TensorBoard too, if the config says so."""
+        if not self.config.tensorboard or not self.ranks.is_first:
+            yield
+            return
+        self._board = Board(self.folder, begin=start)
+        try:
+            yield
+        finally:
+            self._board.close()
+            self._board = None
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -172,7 +236,7 @@ class Run:
 
 def _read_checkpoint(file: Path) -> dict[str, Any]:
     try:
-        saved = torch.load(file, weights_only=True)
+        saved = torch.load(file, weights_only=True, map_location="cpu")
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         came, cure = str(error).partition("\n")[0], "remove it; the run then begins anew"
         problem = fault(str(file), expected="a checkpoint", came=came, cure=cure)

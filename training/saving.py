@@ -1,12 +1,7 @@
 """The end of a training job: the bundle with its canary, then its figures."""
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
-from prompts.bundle import Bundle, compute_digest, save_bundle
+from prompts.bundle import Bundle, save_bundle
 from prompts.canary import Canary
-from prompts.manifest import Manifest
 from training.backbone import Backbone, LlavaBackbone
 from training.canary import canary_examples, in_float32, make_canary
 from training.config import TrainConfig
@@ -17,25 +12,23 @@ __all__ = ["save_trained"]
 
 
 def save_trained(
-    config: TrainConfig,
-    backbone: Backbone,
-    manifest: Manifest,
-    tensors: Mapping[str, Tensor],
-    inputs: Inputs,
+    config: TrainConfig, backbone: Backbone, trained: Bundle, inputs: Inputs, *, write: bool = True
 ) -> Bundle:
     """Writes the bundle, measures it where there is validation data, and writes it again with the figures.
 
     The canary is in it from the first: a server that follows the folder never sees it without.
 
+    `write`: False in a process that is only there because it holds a part of the model.
+
     Raises:
         BundleError: see `prompts.bundle.save_bundle`.
         PictureError: a file of the data is no picture.
     """
-    trained = Bundle(manifest, tensors, compute_digest(manifest, tensors))
+    manifest, tensors = trained.manifest, trained.tensors
     canary = _canary(config, backbone, trained, inputs)
-    bundle = save_bundle(config.bundle_folder, manifest, tensors, canary)
+    bundle = save_bundle(config.bundle_folder, manifest, tensors, canary) if write else trained
     metrics = validation_metrics(config, backbone, bundle, inputs.validation)
-    if not metrics:
+    if not metrics or not write:
         return bundle
     return save_bundle(
         config.bundle_folder, manifest.model_copy(update={"metrics": metrics}), tensors, canary

@@ -6,30 +6,31 @@ models the mean of their L_task and FCA. The paper lowers the learning rate by a
 per step, since jobs are counted in steps.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
 from PIL import Image
+from pydantic import JsonValue
 from torch import Tensor
 
-from prompts.bundle import Bundle
+from prompts.bundle import Bundle, compute_digest
 from prompts.errors import ConfigError
-from prompts.faults import fault
+from prompts.faults import fault, shown
 from prompts.frame import apply_frame, fit_picture, frame_mask, resized_size
 from prompts.manifest import FrameSpec, Manifest
 from training.backbone import Backbone, load_backbone
-from training.batches import places_of_pass, prepared
+from training.batches import prepared
 from training.chat import Encoded
 from training.clean import CleanFeatures, View
 from training.config import TvpConfig, TvpOptions
-from training.data import Example
-from training.losses import JUDGES, Judge, feature_consistency
+from training.data import Example, ExampleStream
+from training.losses import JUDGES, Judge, feature_consistency, ranking_loss
 from training.preflight import Inputs, open_training
 from training.provenance import provenance
+from training.reading import Seat, open_reader
 from training.run import Run
 from training.saving import save_trained
 from training.schedule import cosine_rate
@@ -56,20 +57,24 @@ class Batch:
         views: what of which example each shows.
         encoded: the requests with their answers, for each pupil its own.
         answers: as text.
+        candidates: where the loss is over a ranking, for each pupil and example the choices' token ids, the
+            answer first.
     """
 
     canvas: Tensor
     views: list[View]
     encoded: list[list[Encoded]]
     answers: list[str]
+    candidates: list[list[list[tuple[int, ...]]]] | None = None
 
 
 def train_tvp(config: TvpConfig) -> Bundle:
     """Trains a frame and writes its bundle; resumes a run of the same config.
 
     Raises:
-        ConfigError: a path, the data or the resumed run does not fit the config.
-        PictureError: a file of the data is no picture.
+        ConfigError: a path, the data or the resumed run does not fit the config, or too much of the data is
+            broken.
+        PictureError: a file of the validation data is no picture.
     """
     clip = config.tvp.clip if config.tvp.lambda_tse else None
     folders = {"model": config.model} | {f"tvp.also.{i}": f for i, f in enumerate(config.tvp.also)}
@@ -78,13 +83,19 @@ def train_tvp(config: TvpConfig) -> Bundle:
     inputs = open_training(config, checkpoints=[*checkpoints, *judged], pictures=True)
     run = Run(config)
     saved = run.resume() or {"step": 0, "delta": torch.zeros(3, *config.tvp.frame.canvas)}
-    views = views_that_repeat(config, len(inputs.data))
+    reader = open_reader(
+        inputs.data, batch=config.batch, seed=config.seed, max_broken_share=config.max_broken_share
+    )
+    reader.ledger.restore(saved.get("broken", ()))
+    views = None
+    if not isinstance(inputs.data, ExampleStream):
+        views = views_that_repeat(config, len(inputs.data))
     backbones = [load_backbone(folder, dtype=config.dtype) for folder in folders.values()]
     pupils = [Pupil(backbone, CleanFeatures(backbone, views)) for backbone in backbones]
     device = pupils[0].backbone.device
     judge = Judge(clip, device) if clip else None
     delta, mask = saved["delta"].to(device), frame_mask(config.tvp.frame).to(device)
-    make = batch_maker(config, pupils, partial(_places, config, len(inputs.data)), inputs.data.__getitem__)
+    make = batch_maker(config, pupils, reader.seats)
     passes = range(saved["step"] * config.accumulate, config.steps * config.accumulate)
     with (
         closing(prepared(make, passes)) as batches,
@@ -100,11 +111,14 @@ def train_tvp(config: TvpConfig) -> Bundle:
                 for name, value in found.items():
                     figures[name] = figures.get(name, 0.0) + value.item() / config.accumulate
             delta = descend(delta.detach(), gradient, mask, lr=lr, frame=config.tvp.frame)
-            run.log(step, bar, **figures, lr=lr)
+            read = (step + 1) * config.accumulate
+            run.log(step, bar, **figures, lr=lr, **reader.figures(read))
             if run.is_due(step):
-                run.save(step, {"delta": delta.cpu()})
+                run.save(step, {"delta": delta.cpu(), "broken": reader.ledger.state(read)})
+                run.note_broken(reader.ledger.summary(read))
     run.finish()
-    return _write_bundle(config, pupils[0].backbone, delta.cpu(), inputs)
+    examples = reader.report(config.steps * config.accumulate)
+    return _write_bundle(config, pupils[0].backbone, delta.cpu(), inputs, examples)
 
 
 def descend(delta: Tensor, gradient: Tensor, mask: Tensor, *, lr: float, frame: FrameSpec) -> Tensor:
@@ -128,10 +142,14 @@ def losses(
     canvas = batch.canvas.to(delta.device)
     framed = apply_frame(canvas, delta)
     tasks, consistencies = [], []
-    for pupil, encoded in zip(pupils, batch.encoded, strict=True):
-        backbone = pupil.backbone
+    for number, pupil in enumerate(pupils):
+        backbone, encoded = pupil.backbone, batch.encoded[number]
         features = backbone.image_features(backbone.process_canvas(framed))
-        tasks.append(backbone.answer_loss(backbone.collate(encoded, features), features))
+        if batch.candidates is None:
+            tasks.append(backbone.answer_loss(backbone.collate(encoded, features), features))
+        else:
+            questions = [one.prompt for one in encoded]
+            tasks.append(ranking_loss(backbone, questions, batch.candidates[number], features))
         if options.lambda_fca:
             clean = pupil.clean.rows(batch.views, canvas)
             consistencies.append(feature_consistency(features.rows, clean))
@@ -149,24 +167,16 @@ def losses(
 def batch_maker(
     config: TvpConfig,
     pupils: Sequence[Pupil],
-    places: Callable[[int], Sequence[int]],
-    example_at: Callable[[int], Example],
+    seats: Callable[[int], Sequence[Seat]],
 ) -> Callable[[int], Batch]:
-    """What makes the batch of a forward pass, from its number.
-
-    Args:
-        places: which examples a pass sees.
-        example_at: the example at a place.
-    """
+    """What makes the batch of a forward pass, from its number; `seats`: the examples that a pass sees."""
     over_choices = config.loss_over == "choices"
 
     def make(number: int) -> Batch:
-        chosen = places(number)
-        examples = [example_at(place) for place in chosen]
+        seated = seats(number)
+        examples = [seat.example for seat in seated]
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
-        views = [
-            _view(place, example, config, generator) for place, example in zip(chosen, examples, strict=True)
-        ]
+        views = [_view(seat.place, seat.example, config, generator) for seat in seated]
         canvas = torch.stack(
             [
                 fit_picture(_picture(example), config.tvp.frame, crop=view.crop, flip=view.flip)
@@ -177,13 +187,28 @@ def batch_maker(
             [pupil.backbone.encode_example(e, config.usage, over_choices=over_choices) for e in examples]
             for pupil in pupils
         ]
-        return Batch(canvas, views, encoded, [example.answer for example in examples])
+        candidates = None
+        if config.loss_over == "ranking":
+            candidates = [[_candidates(pupil.backbone, e, config) for e in examples] for pupil in pupils]
+        return Batch(canvas, views, encoded, [example.answer for example in examples], candidates)
 
     return make
 
 
-def _places(config: TvpConfig, size: int, number: int) -> list[int]:
-    return places_of_pass(size, number=number, batch=config.batch, seed=config.seed)
+def _candidates(backbone: Backbone, example: Example, config: TvpConfig) -> list[tuple[int, ...]]:
+    """An example's choices as token ids, its answer first.
+
+    Raises:
+        ConfigError: it has no choices, or its answer is none of them.
+    """
+    choices = example.choices or ()
+    if example.answer not in choices:
+        came = shown(choices) if choices else "an example without"
+        cure = "give the examples choices, or train with loss_over: vocabulary"
+        expected = f"choices with the answer {shown(example.answer)}"
+        raise ConfigError("train", [fault("loss_over", expected=expected, came=came, cure=cure)])
+    ranked = (example.answer, *(choice for choice in choices if choice != example.answer))
+    return [backbone.encode_answer(example, choice, config.usage) for choice in ranked]
 
 
 def _view(place: int, example: Example, config: TvpConfig, generator: torch.Generator) -> View:
@@ -210,13 +235,22 @@ def _picture(example: Example) -> Image.Image:
     return example.picture
 
 
-def _write_bundle(config: TvpConfig, backbone: Backbone, delta: Tensor, inputs: Inputs) -> Bundle:
+def _write_bundle(
+    config: TvpConfig,
+    backbone: Backbone,
+    delta: Tensor,
+    inputs: Inputs,
+    examples: Mapping[str, JsonValue],
+) -> Bundle:
     manifest = Manifest(
         name=config.name,
         version=config.version,
         description=config.description,
         frame=config.tvp.frame,
         usage=config.usage,
-        provenance=provenance(config, "tvp"),
+        provenance=provenance(config, "tvp", examples),
     )
-    return save_trained(config, backbone, manifest, {"frame.delta": delta}, inputs)
+    tensors = {"frame.delta": delta}
+    return save_trained(
+        config, backbone, Bundle(manifest, tensors, compute_digest(manifest, tensors)), inputs
+    )

@@ -93,25 +93,20 @@ class AccessMiddleware:
         account = self._account(caller)
         out = _Out(send, account)
         is_work = level is Level.USER and scope.get("method", "POST") == "POST"
+        if level is Level.USER and path not in ROUTES:
+            send = Answer(scope, out.send, headers={}, explain=_no_better).send
+        else:  # the task middleware watches them; probes and admins are told all
+            send = out.send
         try:
             with self._counted(account) if is_work else nullcontext():
-                is_stored = needs_store(path)
-                if is_stored:
-                    require_stored_responses()
-                if scope["type"] == "websocket":
-                    require_task(None)
-                elif level is not Level.PUBLIC:
+                if level is not Level.PUBLIC and scope["type"] == "http":
                     raw = await read_body(scope, receive, max_mb=self._access.max_body_mb)
                     if raw is None:
                         return
                     receive = replay(raw, receive)
-                    if is_work and path not in ROUTES and not is_stored:
-                        require_task(None)
-                        require_fields(parse_body(raw))
-                if level is Level.USER and path not in ROUTES:
-                    send = Answer(scope, out.send, headers={}, explain=_no_better).send
-                else:  # the task middleware watches them; probes and admins are told all
-                    send = out.send
+                    _require_use(path, raw if is_work else None)
+                elif scope["type"] == "websocket":
+                    require_task(None)
                 with self._access.gate.entered() if is_work else nullcontext():
                     await self._app(scope, receive, send)
         except PassepartoutError as error:
@@ -162,6 +157,19 @@ def _route(scope: Scope) -> tuple[str, Level]:
         cure = "write it as the documentation does, without a slash at the end or percent signs"
         raise RouteNotFoundError(fault("path", expected=expected, came=came, cure=cure))
     return path, level
+
+
+def _require_use(path: str, raw: bytes | None) -> None:
+    """What a key must have for a route that the task middleware passes over; `raw`: the body of work to do.
+
+    Raises:
+        ForbiddenError: the current caller may not.
+    """
+    if needs_store(path):
+        require_stored_responses()
+    elif raw is not None and path not in ROUTES:
+        require_task(None)
+        require_fields(parse_body(raw))
 
 
 async def _no_better() -> None:

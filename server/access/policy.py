@@ -23,7 +23,7 @@ class Level(Enum):
     ADMIN = "keys with `admin`; nobody where the server has no keys"
 
 
-_PUBLIC = ("/", "/page/{file:path}", "/health", "/ready", "/ping")
+_PUBLIC = ("/", "/page/{name:path}", "/health", "/ready", "/ping")
 _METRICS = ("/metrics", "/load")
 _USER = (
     "/v1/models",
@@ -141,9 +141,7 @@ def canonical_path(scope: Scope) -> str | None:
     if raw.partition(b"?")[0] != path.encode("utf-8", "surrogateescape"):
         return None
     inner = get_route_path(scope)
-    if not inner.startswith("/") or not _is_plain(path) or not _is_plain(inner):
-        return None
-    return inner
+    return inner if inner.startswith("/") and _is_plain(inner) else None
 
 
 def find_level(path: str, method: str | None) -> Level | None:

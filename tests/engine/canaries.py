@@ -15,7 +15,7 @@ from training.data import Example
 
 __all__ = ["TRAINED", "ask_engine", "ask_in_the_other_mode", "ask_permuted", "canary_of", "with_canary"]
 
-TRAINED = [name for name, parts in TASKS.items() if not {"prefix", "at", "lm_head"} & parts.keys()]
+TRAINED = [name for name, parts in TASKS.items() if "prefix" not in parts]
 """The kinds that our trainers know how to run."""
 
 QUESTION = "name the bird in the picture."

@@ -89,9 +89,6 @@ def test_a_prompt_that_the_engine_does_not_put_in_is_refused(
     assert ask_engine(served, shallow, canary_of(trained, backbone, served.model)).faults
 
 
-@pytest.mark.parametrize("name", ["prefix", "some-layers", "head"])
-def test_no_canary_is_made_of_what_the_trainer_cannot_run(
-    served: Served, backbone: LlavaBackbone, name: str
-) -> None:
+def test_no_canary_is_made_of_what_the_trainer_cannot_run(served: Served, backbone: LlavaBackbone) -> None:
     with pytest.raises(UnsupportedError, match="served, but not measured yet"):
-        canary_of(served.bundles[name], backbone, served.model)
+        canary_of(served.bundles["prefix"], backbone, served.model)

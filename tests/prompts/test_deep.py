@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from prompts.deep import count_parameters, image_tokens, xavier_prompts
+from prompts.deep import choose_layers, count_parameters, image_tokens, xavier_prompts
 from prompts.manifest import VisionSpec
 
 # METHODS, M²PT "parameters": LLaVA of CLIP ViT-L/14 (24 x 1024), Vicuna-7B (32 x 4096), one linear projector.
@@ -36,6 +36,32 @@ def test_the_papers_share_of_the_base_model() -> None:
 
 def test_parts_left_out_count_nothing() -> None:
     assert count_parameters(text_layers=2, text_length=3, text_hidden=4).total == 24
+
+
+def test_the_output_layer_of_the_released_script() -> None:
+    """METHODS: lm_head is 131 million weights, 262 MB in two bytes each, outside the claimed 0.09 %."""
+    sizes = count_parameters(lm_head_parameters=32_000 * 4096)
+    assert (sizes.lm_head, sizes.prompts, sizes.total) == (131_072_000, 0, 131_072_000)
+    assert round(2 * sizes.lm_head / 1e6) == 262
+
+
+@pytest.mark.parametrize(
+    ("which", "chosen"),
+    [
+        ("all", (0, 1, 2, 3, 4)),
+        ("first", (0,)),
+        ("odd", (0, 2, 4)),
+        ("top_half", (2, 3, 4)),
+        ((1, 4), (1, 4)),
+    ],
+)
+def test_layers_are_chosen_by_word_or_number(which: str | tuple[int, ...], chosen: tuple[int, ...]) -> None:
+    assert choose_layers(which, 5) == chosen
+
+
+def test_a_layer_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected layers 0 to 4, came 5; name one of those"):
+        choose_layers((0, 5), 5)
 
 
 def test_xavier_is_torchs_on_one_layer() -> None:

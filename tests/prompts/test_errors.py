@@ -35,6 +35,7 @@ EXAMPLES = [
     errors.EngineError("dead"),
     errors.StaleBundleError("changed"),
     errors.NotStagedError("gone"),
+    errors.RecordError("record"),
 ]
 
 

@@ -1,12 +1,16 @@
 """Jobs of a few steps on the tiny model, and conversation files."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from training.config import M2ptConfig, TvpConfig
+import pytest
 
-__all__ = ["FRAME", "QUESTION", "m2pt_job", "make_llava_json", "tvp_job"]
+from training.config import M2ptConfig, TvpConfig
+from training.run import Run
+
+__all__ = ["FRAME", "QUESTION", "halt_at", "m2pt_job", "make_llava_json", "tvp_job"]
 
 QUESTION = "what is it?"
 FRAME: dict[str, Any] = {"canvas": [64, 64], "inner": 44}
@@ -49,3 +53,22 @@ def _job(model: Path, pictures: Path, out: Path, changes: dict[str, Any]) -> dic
         "checkpoint_every": 1,
         **changes,
     }
+
+
+class _Killed(Exception):
+    pass
+
+
+def halt_at(step: int, train: Callable[[Any], object], config: Any) -> None:
+    """Runs a job for its first `step` steps, as if it were killed in the one after."""
+    is_due = Run.is_due
+
+    def is_due_or_killed(run: Run, now: int) -> bool:
+        if now == step:
+            raise _Killed
+        return is_due(run, now)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "is_due", is_due_or_killed)
+        with pytest.raises(_Killed):
+            train(config)

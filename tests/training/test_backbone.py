@@ -1,6 +1,7 @@
 """The frozen LLaVA with prompts: against transformers, the engine's oracle, and the methods' identities."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,13 +59,20 @@ def test_image_features_are_transformers_own(tmp_path: Path, tower: str, layer: 
 
 
 @pytest.mark.parametrize("mode", ["released", "paper"])
-@pytest.mark.parametrize(("text", "vision", "projector"), [(4, 0, False), (0, 3, False), (4, 3, True)])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"text": 4},
+        {"vision": 3},
+        {"text": 4, "vision": 3, "projector": True},
+        {"text": 4, "at": (0,), "vision": 3, "vision_at": (0, 2)},
+        {"text": 4, "at": (1, 2), "vision": 3, "vision_at": (1,), "lm_head": True},
+    ],
+)
 def test_the_first_token_is_the_oracles(
-    tmp_path: Path, tiny_folder: Path, tiny: LlavaBackbone, mode, text: int, vision: int, projector: bool
+    tmp_path: Path, tiny_folder: Path, tiny: LlavaBackbone, mode: Any, parts: dict[str, Any]
 ) -> None:
-    bundle = make_task(
-        tmp_path, "t", tiny_folder, seed=5, text=text, vision=vision, mode=mode, projector=projector
-    )
+    bundle = make_task(tmp_path, "t", tiny_folder, seed=5, mode=mode, **parts)
     deep = DeepPrompts.of_bundle(bundle, tiny.device)
     with torch.no_grad():
         features = tiny.image_features(tiny.process([random_picture(0)]), deep)
@@ -72,7 +80,7 @@ def test_the_first_token_is_the_oracles(
         question = tiny.chat.encode(rendered, "x").prompt
         batch = tiny.collate([Encoded(question, ())], features)
         hidden = tiny.hidden_states(tiny.embed(batch, features), deep)
-        ours = tiny.model.lm_head(hidden[0, -1]).log_softmax(-1)
+        ours = tiny.read_out(hidden[0, -1], deep).log_softmax(-1)
         oracle = Oracle(tiny_folder)
         left = rendered.removeprefix("<s>")  # the oracle's tokenizer puts it there itself
         theirs = oracle.answer(left, [random_picture(0)], bundle, tokens=1).logprobs
@@ -103,6 +111,23 @@ def test_text_prompts_are_an_input_independent_prefix_of_keys_and_values(tiny: L
             prefix.update(keys, values, index)
         from_prefix = decoder(inputs_embeds=rows, past_key_values=prefix).last_hidden_state
     torch.testing.assert_close(hidden, from_prefix, atol=1e-5, rtol=1e-5)
+
+
+def test_rows_that_go_on_are_input_independent_too(tiny: LlavaBackbone) -> None:
+    """Prompts at layer 0 alone: what becomes of them at the others depends on no token that follows."""
+    from transformers import DynamicCache
+
+    deep = DeepPrompts(text=prompts(1, 4, HIDDEN), text_at=(0,))
+    caches = []
+    with torch.no_grad():
+        for seed in (0, 1):
+            rows = torch.randn(1, 5, HIDDEN, generator=torch.Generator().manual_seed(seed))
+            caches.append(DynamicCache())
+            tiny.hidden_states(rows, deep, caches[-1])
+    for one, other in zip(caches[0].layers, caches[1].layers, strict=True):
+        torch.testing.assert_close(one.keys[:, :, :4], other.keys[:, :, :4])
+        torch.testing.assert_close(one.values[:, :, :4], other.values[:, :, :4])
+        assert (one.keys[:, :, 4:] - other.keys[:, :, 4:]).abs().max() > 0.1
 
 
 def test_prompts_of_a_text_act_as_the_text_itself(tiny: LlavaBackbone) -> None:

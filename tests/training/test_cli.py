@@ -104,6 +104,17 @@ def test_every_fault_is_printed_and_nothing_written(
     assert not out.exists()
 
 
+def test_a_frame_is_trained_by_one_process(
+    jobs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several would each train one, and write it to the same place."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train", "tvp", "--config", str(jobs / "tvp.yaml")]) == 2
+    said = "torchrun: expected one process, came 2 processes; start tvp without torchrun, or train m2pt"
+    assert said in capsys.readouterr().err
+
+
 def test_paths_that_lead_nowhere(jobs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gone = tmp_path / "gone"
     settings = [f"--set=model={gone}", f"--set=data.root={gone}", f"--set=out={tmp_path / 'out'}"]

@@ -86,6 +86,11 @@ def test_a_loss_over_choices_needs_two(tmp_path: Path, choices: str) -> None:
     assert read_config(M2ptConfig, file, ["loss_over=choices", "usage.choices=[a, b]"]).loss_over == "choices"
 
 
+def test_a_ranking_is_for_frames(tmp_path: Path) -> None:
+    faults = faults_of(M2ptConfig, write(tmp_path, SMALLEST), "loss_over=ranking")
+    assert any("expected vocabulary or choices, came ranking" in fault for fault in faults)
+
+
 @pytest.mark.parametrize("setting", ["", "=1", ".a=1", "a.=1", "lr"])
 def test_a_setting_that_is_none(tmp_path: Path, setting: str) -> None:
     (fault,) = faults_of(M2ptConfig, write(tmp_path, SMALLEST), setting)

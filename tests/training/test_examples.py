@@ -55,9 +55,10 @@ def test_the_papers_settings_of_tvp() -> None:
     assert config.tvp.frame.value_range == "unbounded"
 
 
-def test_the_papers_settings_of_m2pt() -> None:
+@pytest.mark.parametrize("name", ["m2pt.yaml", "m2pt-8gpus.yaml"])
+def test_the_papers_settings_of_m2pt(name: str) -> None:
     """Batch 16 × 2, 3 epochs of 191 tasks × 1,000, AdamW 7e-4 with 3 % warm-up and no decay."""
-    config = read_config(M2ptConfig, EXAMPLES / "llava-1.5-7b" / "m2pt.yaml")
+    config = read_config(M2ptConfig, EXAMPLES / "llava-1.5-7b" / name)
     assert config.batch * config.accumulate == 32
     assert config.steps == 3 * 191_000 // 32
     assert (config.lr, config.warmup, config.m2pt.weight_decay) == (7e-4, 0.03, 0.0)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from prompts.bundle import Bundle
-from prompts.errors import ConfigError, PictureError
+from prompts.errors import ConfigError
 from tests.training.conftest import random_picture
 from tests.training.jobs import m2pt_job, tvp_job
 from training.batches import examples_of_pass
@@ -67,7 +67,7 @@ def logged(folder: Path) -> list[dict[str, float]]:
 def test_a_run_that_broke_half_way_ends_as_the_unbroken_one(
     tiny_folder: Path, tmp_path: Path, method: str
 ) -> None:
-    """A picture of step 4 is broken: the run stops there, and goes on once the file is whole again."""
+    """A picture of step 4 is one broken too many: the run stops, and goes on once the file is whole again."""
     train, job, options = METHODS[method]
     pictures = make_pictures(tmp_path / "pictures")
     unbroken = train(job(tiny_folder, pictures, tmp_path / "unbroken", options, steps=STEPS))
@@ -76,7 +76,7 @@ def test_a_run_that_broke_half_way_ends_as_the_unbroken_one(
     whole = broken.read_bytes()
     broken.write_bytes(whole[:50])
     config = job(tiny_folder, pictures, tmp_path / "broken", options, steps=STEPS)
-    with pytest.raises(PictureError, match=broken.name):
+    with pytest.raises(ConfigError, match=rf"came 1 of 12; .*\n.*{broken.name}"):
         train(config)
     assert saved_step(config.out) == 3
     assert not config.bundle_folder.exists()

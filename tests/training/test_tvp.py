@@ -20,6 +20,7 @@ from tests.training.jobs import FRAME, QUESTION, make_llava_json, tvp_job
 from training.backbone import LlavaBackbone
 from training.batches import examples_of_pass
 from training.data import Example, make_source
+from training.losses import ranking_loss
 from training.preflight import open_training
 from training.tvp import descend, train_tvp
 
@@ -112,7 +113,9 @@ def test_evp_is_the_plain_task_loss(tiny_folder: Path, picture_folder: Path, tmp
 
 
 @torch.no_grad()
-def own_loss(model: Any, processor: Any, example: Example) -> tuple[float, int]:
+def own_loss(
+    model: Any, processor: Any, example: Example, answer: str | None = None, end: str = "</s>"
+) -> tuple[float, int]:
     """Summed cross-entropy of answer and end token by transformers alone, and how many tokens that is."""
     assert example.picture is not None
     talk = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
@@ -121,7 +124,7 @@ def own_loss(model: Any, processor: Any, example: Example) -> tuple[float, int]:
     )
     tokenizer = processor.tokenizer
     prompt = tokenizer(asked, add_special_tokens=False)["input_ids"]
-    whole = tokenizer(f"{asked} {example.answer}</s>", add_special_tokens=False)["input_ids"]
+    whole = tokenizer(f"{asked} {answer or example.answer}{end}", add_special_tokens=False)["input_ids"]
     assert whole[: len(prompt)] == prompt
     pixels = processor.image_processor(
         fit_picture(example.picture, SPEC), do_rescale=False, return_tensors="pt"
@@ -130,6 +133,53 @@ def own_loss(model: Any, processor: Any, example: Example) -> tuple[float, int]:
     loss = model(input_ids=torch.tensor([whole]), pixel_values=pixels, labels=labels).loss.item()
     tokens = len(whole) - len(prompt)
     return loss * tokens, tokens
+
+
+def test_a_loss_over_a_ranking_is_that_of_the_measures_own_scores(
+    tiny_folder: Path, picture_folder: Path, tmp_path: Path
+) -> None:
+    """Cross-entropy over the choices' mean log-likelihoods per token, each by transformers alone."""
+    config = tvp_job(tiny_folder, picture_folder, tmp_path / "out", IN_ORDER, steps=1, loss_over="ranking")
+    train_tvp(config)
+    model = LlavaForConditionalGeneration.from_pretrained(tiny_folder, dtype=torch.float32)
+    processor = AutoProcessor.from_pretrained(tiny_folder)
+    expected = []
+    for example in examples_of_pass(make_source(config.data), number=0, batch=2, seed=42):
+        ranked = sorted(example.choices or (), key=lambda choice: choice != example.answer)
+        sums = [own_loss(model, processor, example, choice, end="") for choice in ranked]
+        scores = torch.tensor([-total / tokens for total, tokens in sums])
+        expected.append(-scores.log_softmax(0)[0].item())
+    assert log_of(config.out)["loss"][0] == pytest.approx(sum(expected) / 2, rel=1e-5)
+
+
+def test_the_gradient_of_a_ranking_is_that_of_finite_differences(tiny_folder: Path) -> None:
+    """Through the key-value cache that all candidates go on from, in float64."""
+    model = LlavaForConditionalGeneration.from_pretrained(tiny_folder, dtype=torch.float64)
+    backbone = LlavaBackbone(model, AutoProcessor.from_pretrained(tiny_folder))
+    canvas = fit_picture(random_picture(0), SPEC)[None].double()
+    rendered = backbone.chat.render(QUESTION, picture=True)
+    encoded = [backbone.chat.encode(rendered, name) for name in ("a heron", "seven water birds", "two")]
+
+    def loss(delta: Tensor) -> Tensor:
+        features = backbone.image_features(backbone.process_canvas(apply_frame(canvas, delta)))
+        return ranking_loss(backbone, [encoded[0].prompt], [[one.answer for one in encoded]], features)
+
+    delta = (0.5 * noise(2, 3, 64, 64) * MASK).double().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(delta), delta)
+    step = 0.01 * gradient / gradient.norm()
+    with torch.no_grad():
+        slope = (loss(delta + step) - loss(delta - step)) / 2
+    assert slope.item() == pytest.approx((gradient * step).sum().item(), rel=0.01)
+
+
+def test_a_ranking_wants_choices(tiny_folder: Path, tmp_path: Path) -> None:
+    random_picture(0).save(tmp_path / "a.png")
+    talk = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "a heron"}]
+    file = make_llava_json(tmp_path, [{"id": "1", "image": "a.png", "conversations": talk}])
+    data = {"kind": "llava_json", "file": str(file), "images": str(tmp_path)}
+    config = tvp_job(tiny_folder, tmp_path, tmp_path / "out", data=data, loss_over="ranking", batch=1)
+    with pytest.raises(ConfigError, match="loss_over: expected choices with the answer 'a heron'"):
+        train_tvp(config)
 
 
 def test_pinned_losses_of_evp(tiny_folder: Path, picture_folder: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ Of transformers 5.19 this relies on: `get_image_features`, `mm_encoder_outputs`,
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,12 +22,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from prompts.errors import ConfigError, UnsupportedError
+from prompts.errors import ConfigError
 from prompts.faults import fault
 from prompts.manifest import Usage
 from training.backbone.deep import NO_PROMPTS, DeepPrompts
 from training.backbone.device import choose_device, choose_dtype
 from training.backbone.expansion import Expansion, probe
+from training.backbone.layout import check_layout, image_token_id, stop_ids_of, unsupported
 from training.backbone.pictures import PictureInputs, of_canvas, of_pictures
 from training.chat import PROBE, ChatEncoder, Encoded, TokenBatch, collate
 from training.choices import ChoiceMask
@@ -39,7 +40,6 @@ _TOKEN_TYPES = {"mm_token_type_ids", "token_type_ids"}
 """Inputs that mark a picture's tokens, by the names that models have for them."""
 _PROBE_SIZE = (64, 64)
 _MAX_PROBE_GAP = 1e-3
-_ASKED_OF_A_MODEL = ("get_image_features", "get_decoder", "get_output_embeddings")
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,26 @@ class Backbone:
         self.config = model.config
         self.head: nn.Module = model.get_output_embeddings()
         self.dtype: torch.dtype = next(self.head.parameters()).dtype
-        self.stop_ids = _stop_ids(model, processor)
+        self.stop_ids = stop_ids_of(model, processor)
         self.chat = ChatEncoder(
-            processor, image_token_id=_image_token_id(self.config), end_token_id=self.stop_ids[0]
+            processor, image_token_id=image_token_id(self.config), end_token_id=self.stop_ids[0]
         )
         self._masks: dict[tuple[str, ...], ChoiceMask] = {}
         self._expansions: dict[tuple[int, int], Expansion] = {}
 
     @classmethod
-    def load(cls, folder: Path, *, dtype: str = "auto", device: str = "auto") -> Self:
+    def load(
+        cls,
+        folder: Path,
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        share: Callable[[Any, torch.device], None] | None = None,
+    ) -> Self:
         """Load a checkpoint folder, frozen, in evaluation mode.
+
+        Args:
+            share: what is done to the model in host memory before it goes to its device.
 
         Raises:
             ConfigError: the folder holds no vision-language model of transformers with its processor.
@@ -95,7 +105,9 @@ class Backbone:
             came, cure = f"{folder}: {str(error).partition(chr(10))[0]}", "download it whole"
             problem = fault("model", expected="weights and a processor", came=came, cure=cure)
             raise ConfigError("model", [problem]) from error
-        _check_layout(model)
+        check_layout(model)
+        if share is not None:
+            share(model, place)
         backbone = cls(model, processor, device=place)
         backbone.check_asked_alike()
         return backbone
@@ -270,6 +282,16 @@ class Backbone:
         logits: Tensor = found.logits
         return logits
 
+    def read_out(self, hidden: Tensor, deep: DeepPrompts = NO_PROMPTS) -> Tensor:
+        """Logits (…, vocabulary) of final hidden states (…, d).
+
+        Raises:
+            UnsupportedError: this backbone takes no deep prompts.
+        """
+        self._check_plain(deep)
+        logits: Tensor = self.head(hidden)
+        return logits
+
     def _embed(self, ids: Tensor) -> Tensor:
         embedded: Tensor = self.model.get_input_embeddings()(ids)
         return embedded
@@ -307,7 +329,14 @@ class Backbone:
     def answer_loss(
         self, batch: TokenBatch, features: Features | None, deep: DeepPrompts = NO_PROMPTS
     ) -> Tensor:
-        """Mean cross-entropy over the answer tokens of the batch; a float32 scalar.
+        """Mean cross-entropy over the answer tokens of the batch; a float32 scalar. See `answer_total`."""
+        total, count = self.answer_total(batch, features, deep)
+        return total / max(1, count)
+
+    def answer_total(
+        self, batch: TokenBatch, features: Features | None, deep: DeepPrompts = NO_PROMPTS
+    ) -> tuple[Tensor, int]:
+        """Sum of the cross-entropy over the answer tokens of the batch, a float32 scalar, and their number.
 
         With `batch.allowed` a token competes with those that may stand in its place alone, as in an answer
         that the server holds to its choices; tokens without a rival do not count.
@@ -316,16 +345,15 @@ class Backbone:
         keep[:, :-1] = batch.answer[:, 1:]
         logits = self.logits(batch, features, keep, deep=deep).float()
         if batch.allowed is None:
-            return F.cross_entropy(logits, batch.ids[batch.answer])
+            return F.cross_entropy(logits, batch.ids[batch.answer], reduction="sum"), len(logits)
         open_places = (batch.allowed >= 0).sum(1) > 1
         allowed = batch.allowed[open_places]
         rivals = logits[open_places].gather(1, allowed.clamp(min=0)).masked_fill(allowed < 0, -torch.inf)
-        total = F.cross_entropy(rivals, torch.zeros_like(allowed[:, 0]), reduction="sum")
-        return total / max(1, len(rivals))
+        return F.cross_entropy(rivals, torch.zeros_like(allowed[:, 0]), reduction="sum"), len(rivals)
 
     def _check_plain(self, deep: DeepPrompts) -> None:
         if deep != NO_PROMPTS:
-            raise _unsupported(self.model)
+            raise unsupported(self.model)
 
 
 @contextmanager
@@ -336,42 +364,3 @@ def _rows_read_out(head: nn.Module, keep: Tensor) -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-def _check_layout(model: Any) -> None:
-    """Raises ConfigError for a model that cannot be asked as `Backbone` asks."""
-    came = [f"one without {name}" for name in _ASKED_OF_A_MODEL if not hasattr(model, name)]
-    if model.config.get_text_config().is_encoder_decoder:
-        came.append("an encoder-decoder")
-    if came:
-        expected = "a vision-language model whose language model is a decoder"
-        cure = "use another checkpoint (of BLIP-2 one with OPT)"
-        raise ConfigError("model", [fault("model", expected=expected, came=", ".join(came), cure=cure)])
-
-
-def _unsupported(model: Any) -> UnsupportedError:
-    cure = "use a frame (TVP), or a checkpoint in LLaVA's layout"
-    came = type(model).__name__
-    expected = "LLaVA's layout for prompts inside the model, offline"
-    return UnsupportedError(fault("model", expected=expected, came=came, cure=cure))
-
-
-def _image_token_id(config: Any) -> int:
-    """Raises ConfigError where the config names none."""
-    for name in ("image_token_id", "image_token_index"):
-        if getattr(config, name, None) is not None:
-            return int(getattr(config, name))
-    expected, cure = "image_token_id in config.json", "use a vision-language checkpoint of transformers"
-    raise ConfigError("model", [fault("image_token_id", expected=expected, came="none", cure=cure)])
-
-
-def _stop_ids(model: Any, processor: Any) -> list[int]:
-    """Ids that end an answer; the tokenizer's own, which chat models end a turn with, comes first."""
-    named = [processor.tokenizer.eos_token_id]
-    more = model.generation_config.eos_token_id
-    named += more if isinstance(more, list) else [more]
-    stop = list(dict.fromkeys(int(token) for token in named if token is not None))
-    if not stop:
-        expected, cure = "one in the tokenizer or generation config", "add it there"
-        raise ConfigError("model", [fault("eos_token_id", expected=expected, came="none", cure=cure)])
-    return stop

@@ -2,21 +2,24 @@
 
 Text prompts (L, P_t, d) stand before the first token: at the input of decoder layer l the rows 0..P_t-1 are
 overwritten with prompts[l]. Vision prompts (L_v, P_v, d_v) stand before the class row after the embedding
-LayerNorm and are overwritten at every encoder layer alike. Image features are read from
+LayerNorm and are overwritten at every encoder layer alike. At a layer without prompts of its own the rows go
+on as the layer before left them; where layer 0 has none they enter as zeros. Image features are read from
 `vision_feature_layer`; with the "default" selection row 0 is dropped from what was read, which in mode
 `released` is a prompt row (so P_v rows more reach the language model) and in mode `paper` the class row.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 from prompts.deep import image_tokens, xavier_rms
 from prompts.errors import ConfigError
@@ -32,11 +35,23 @@ __all__ = ["LlavaBackbone"]
 
 
 class LlavaBackbone(Backbone):
-    """Frozen `LlavaForConditionalGeneration` with its processor; any CLIP or SigLIP tower, any projector."""
+    """Frozen `LlavaForConditionalGeneration` with its processor; any CLIP or SigLIP tower, any projector.
+
+    `is_shared`: its decoder layers are shared out over processes, see `training.backbone.sharding`.
+    """
+
+    is_shared = False
 
     @classmethod
-    def load(cls, folder: Path, *, dtype: str = "auto", device: str = "auto") -> Self:
-        """Load a checkpoint folder, frozen, in evaluation mode.
+    def load(
+        cls,
+        folder: Path,
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        share: Callable[[Any, torch.device], None] | None = None,
+    ) -> Self:
+        """Load a checkpoint folder, frozen, in evaluation mode; `share` makes it one of several processes'.
 
         Raises:
             ConfigError: the folder is missing or holds no LLaVA-layout checkpoint.
@@ -44,7 +59,9 @@ class LlavaBackbone(Backbone):
         faults = checkpoint_faults("model", folder, "llava")
         if faults:
             raise ConfigError("model", faults)
-        return super().load(folder, dtype=dtype, device=device)
+        backbone = super().load(folder, dtype=dtype, device=device, share=share)
+        backbone.is_shared = share is not None
+        return backbone
 
     def check_asked_alike(self) -> None:
         """Its tests hold this layout against transformers; nothing is asked at each start."""
@@ -55,11 +72,26 @@ class LlavaBackbone(Backbone):
 
         return LlavaForConditionalGeneration
 
+    def checkpoint_layers(self) -> None:
+        """From now on layers keep their inputs alone for the way back, and are computed again there.
+
+        Half more arithmetic (one pass beside one there and one back) and a fraction of the memory; losses and
+        gradients stay as they are. Prompts are put in outside of what is computed again.
+        """
+        for layer in (*self._tower.encoder.layers, *self.decoder.layers):
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+
     @property
     def projector(self) -> nn.Module:
         """The module between tower and language model."""
         module: nn.Module = self.model.model.multi_modal_projector
         return module
+
+    @property
+    def head_weight(self) -> Tensor:
+        """Weight (vocabulary, d) of the output layer, often the embedding itself."""
+        weight: Tensor = self.head.get_parameter("weight")
+        return weight
 
     @property
     def text_shape(self) -> tuple[int, int]:
@@ -104,13 +136,15 @@ class LlavaBackbone(Backbone):
         """Selected tower states before the projector, (B, N, d_v · number of feature layers)."""
         hidden = self._embed_pixels(pixels)
         length = 0 if deep.vision is None else deep.vision.shape[1]
+        places = _places(deep.vision, deep.vision_at, self.vision_shape[0])
         if deep.vision is not None:
-            hidden = torch.cat([_rows(deep.vision[0], hidden), hidden], dim=1)
+            hidden = torch.cat([_first_rows(deep.vision, places, hidden), hidden], dim=1)
         wanted = self._feature_layers()
         states = {}
         for index, layer in enumerate(self._tower.encoder.layers):
-            if deep.vision is not None:
-                hidden = torch.cat([_rows(deep.vision[index], hidden), hidden[:, length:]], dim=1)
+            if deep.vision is not None and index in places:
+                own = _rows(deep.vision[places[index]], hidden)
+                hidden = torch.cat([own, hidden[:, length:]], dim=1)
             states[index] = hidden
             if index == max(wanted):
                 break
@@ -143,8 +177,13 @@ class LlavaBackbone(Backbone):
 
         The cache is filled with keys and values of the P_t rows before the batch's, too.
         """
-        read: Tensor = self.head(self.hidden_states(self.embed(batch, features), deep, cache)[keep])
-        return read
+        return self.read_out(self.hidden_states(self.embed(batch, features), deep, cache)[keep], deep)
+
+    def read_out(self, hidden: Tensor, deep: DeepPrompts = NO_PROMPTS) -> Tensor:
+        """Logits (…, vocabulary) of final hidden states (…, d), by the bundle's output layer, if any."""
+        if deep.lm_head is None:
+            return super().read_out(hidden)
+        return F.linear(hidden, deep.lm_head.to(hidden.dtype))
 
     def embed(self, batch: TokenBatch, features: Features | None) -> Tensor:
         """Input rows (B, T, d): token embeddings, with image features in their places."""
@@ -158,9 +197,12 @@ class LlavaBackbone(Backbone):
 
         A cache given is filled with keys and values of P_t + T rows.
         """
-        with self._text_prompts(deep.text) as length:
+        if self.is_shared and torch.is_grad_enabled() and not rows.requires_grad:
+            rows = rows.detach().requires_grad_()  # all processes go all the way back, or some would wait
+        places = _places(deep.text, deep.text_at, self.text_shape[0])
+        with self._text_prompts(deep.text, places) as length:
             if deep.text is not None:
-                rows = torch.cat([_rows(deep.text[0], rows), rows], dim=1)
+                rows = torch.cat([_first_rows(deep.text, places, rows), rows], dim=1)
             output = self.decoder(inputs_embeds=rows, past_key_values=cache, use_cache=cache is not None)
         hidden: Tensor = output.last_hidden_state[:, length:]
         return hidden
@@ -186,32 +228,48 @@ class LlavaBackbone(Backbone):
             raise ConfigError(
                 "train", [fault("m2pt.init_text", expected=expected, came=shown(text), cure=cure)]
             )
-        tokens = torch.tensor([ids], device=self.device)
+        return self._prompts_of_ids(ids)
+
+    def text_prompts_of_vocabulary(self, length: int, generator: Generator) -> Tensor:
+        """Text prompts that act as if random tokens stood before the conversation: (L, P_t, d) float32.
+
+        At layer 0 they are rows of the embedding ("sampled vocabulary", Lester et al. 2021), at the others
+        the inputs that these tokens, read in their order, have there. Special tokens are not drawn.
+        """
+        tokenizer = self.processor.tokenizer
+        special = {self.chat.image_token_id, *tokenizer.all_special_ids}
+        ids = torch.tensor(sorted(set(range(len(tokenizer))) - special))
+        drawn = torch.randint(len(ids), (length,), generator=generator)
+        return self._prompts_of_ids(ids[drawn].tolist())
+
+    def _prompts_of_ids(self, ids: Sequence[int]) -> Tensor:
+        """The inputs of each decoder layer for these tokens, every row as long as a xavier row."""
+        tokens = torch.tensor([list(ids)], device=self.device)
         with torch.no_grad():
             output = self.decoder(input_ids=tokens, use_cache=False, output_hidden_states=True)
         states = torch.cat(output.hidden_states[: self.text_shape[0]]).float()
         rms = states.square().mean(-1, keepdim=True).sqrt().clamp_min(torch.finfo(states.dtype).tiny)
-        return states * xavier_rms(length, states.shape[-1]) / rms
+        return states * xavier_rms(len(ids), states.shape[-1]) / rms
 
     @contextmanager
-    def _text_prompts(self, prompts: Tensor | None) -> Iterator[int]:
-        """While open, each decoder layer's first P_t input rows are its prompts; yields P_t."""
+    def _text_prompts(self, prompts: Tensor | None, places: Mapping[int, int]) -> Iterator[int]:
+        """While open, the first P_t input rows of the layers in `places` are their prompts; yields P_t."""
         if prompts is None:
             yield 0
             return
         length = prompts.shape[1]
 
-        def overwrite(index: int) -> Any:
+        def overwrite(place: int) -> Any:
             def hook(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-                hidden = torch.cat([_rows(prompts[index], args[0]), args[0][:, length:]], dim=1)
+                hidden = torch.cat([_rows(prompts[place], args[0]), args[0][:, length:]], dim=1)
                 return (hidden, *args[1:])
 
             return hook
 
         hooks = [
-            layer.register_forward_pre_hook(overwrite(index))
+            layer.register_forward_pre_hook(overwrite(places[index]))
             for index, layer in enumerate(self.decoder.layers)
-            if index > 0
+            if index > 0 and index in places
         ]
         try:
             yield length
@@ -229,6 +287,19 @@ class LlavaBackbone(Backbone):
         layer = self.config.vision_feature_layer
         states = self.vision_shape[0] + 1
         return [number % states for number in ([layer] if isinstance(layer, int) else layer)]
+
+
+def _places(prompts: Tensor | None, at: Sequence[int] | None, layers: int) -> dict[int, int]:
+    """Which group of `prompts` each layer takes: layer -> place; {} without prompts."""
+    if prompts is None:
+        return {}
+    return {layer: place for place, layer in enumerate(range(layers) if at is None else at)}
+
+
+def _first_rows(prompts: Tensor, places: Mapping[int, int], like: Tensor) -> Tensor:
+    """What the prompt rows (B, P, d) enter layer 0 as: its prompts, or zeros where it has none."""
+    first = prompts[places[0]] if 0 in places else torch.zeros_like(prompts[0])
+    return _rows(first, like)
 
 
 def _rows(prompts: Tensor, like: Tensor) -> Tensor:

@@ -7,25 +7,30 @@ Public sets are read as users have them on disk (docs/datasets.md); nothing is e
 
 from training.data.config import (
     AnyData,
+    AnyPart,
     Cifar10Data,
     Cifar100Data,
     CifarData,
     ClevrData,
     DataConfig,
     HatefulMemesData,
+    HfData,
     ImageFolderData,
     ImageNetteData,
     LlavaJsonData,
+    MixData,
+    MixPart,
     OxfordPetsData,
     PicoData,
     PopeData,
     SvhnData,
 )
-from training.data.example import Example, ExampleSource, iterate_source
-from training.data.make import make_source
+from training.data.example import Example, ExampleSource, ExampleStream, iterate_source
+from training.data.make import make_source, open_data
 
 __all__ = [
     "AnyData",
+    "AnyPart",
     "Cifar10Data",
     "Cifar100Data",
     "CifarData",
@@ -33,14 +38,19 @@ __all__ = [
     "DataConfig",
     "Example",
     "ExampleSource",
+    "ExampleStream",
     "HatefulMemesData",
+    "HfData",
     "ImageFolderData",
     "ImageNetteData",
     "LlavaJsonData",
+    "MixData",
+    "MixPart",
     "OxfordPetsData",
     "PicoData",
     "PopeData",
     "SvhnData",
     "iterate_source",
     "make_source",
+    "open_data",
 ]

@@ -44,9 +44,10 @@ class _Questions(BaseModel):
 def open_clevr(entry: ClevrData) -> ItemSource[Path]:
     """The questions of one split, interleaved by answer; only those answered by a number if so told.
 
+    A question is left out where its picture is missing or outside the folder.
+
     Raises:
-        ConfigError: the file of questions is missing or broken, no question is left, or a picture is missing
-            or outside the folder.
+        ConfigError: the file of questions is missing or broken, or no question is left.
     """
     file = entry.root / "questions" / f"CLEVR_{entry.split}_questions.json"
     found = _read_questions(file)

@@ -7,21 +7,27 @@ a fixed set of them; the order is the same at every start.
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from prompts.faults import shown
+from training.data.config_hf import HfData
+from training.data.entry import Entry
 
 __all__ = [
     "AnyData",
+    "AnyPart",
     "Cifar10Data",
     "Cifar100Data",
     "CifarData",
     "ClevrData",
     "DataConfig",
     "HatefulMemesData",
+    "HfData",
     "ImageFolderData",
     "ImageNetteData",
     "LlavaJsonData",
+    "MixData",
+    "MixPart",
     "OxfordPetsData",
     "PicoData",
     "PopeData",
@@ -31,11 +37,7 @@ __all__ = [
 Limit = Annotated[int | None, Field(ge=1, description="use so many examples, spread evenly over the answers")]
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class LlavaJsonData(_Entry):
+class LlavaJsonData(Entry):
     """LLaVA conversation JSON: a list of {id, image, conversations: [{from: human|gpt, value}, …]}."""
 
     kind: Literal["llava_json"]
@@ -47,17 +49,19 @@ class LlavaJsonData(_Entry):
     limit: int | None = Field(None, ge=1, description="use only the first so many examples")
 
 
-class PicoData(_Entry):
+class PicoData(Entry):
     """Pictures drawn on the fly for the embedded model family (see training/pico)."""
 
     kind: Literal["pico"]
-    task: str = Field(description="name of the pico task")
+    task: str = Field(
+        description="name of the pico task; instructions, instructions_unseen: as much of each instruction"
+    )
     split: Literal["train", "val", "test"] = "train"
     size: int = Field(ge=1, description="number of examples")
     seed: int = 0
 
 
-class _ClassEntry(_Entry):
+class _ClassEntry(Entry):
     """Pictures that each belong to one class: the same question about each, the class is the answer."""
 
     question: str = Field("What is in the picture?", description="asked about each picture")
@@ -123,7 +127,7 @@ class OxfordPetsData(_ClassEntry):
     labels: Literal["breed", "species"] = Field("breed", description="37 breeds, or cat and dog")
 
 
-class _RecordEntry(_Entry):
+class _RecordEntry(Entry):
     """Records that bring their own text, which `question` puts into words."""
 
     slot: ClassVar[str] = "{question}"
@@ -178,7 +182,7 @@ class HatefulMemesData(_RecordEntry):
     )
 
 
-AnyData = (
+AnyPart = (
     ImageFolderData
     | ImageNetteData
     | Cifar10Data
@@ -189,7 +193,57 @@ AnyData = (
     | PopeData
     | HatefulMemesData
     | LlavaJsonData
+    | HfData
     | PicoData
 )
+"""What a mix may be made of: everything but another mix."""
+
+
+class MixPart(Entry):
+    """One part of a mix."""
+
+    data: Annotated[AnyPart, Field(discriminator="kind")] = Field(description="an entry of any other kind")
+    weight: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="how much of the mix it is (default: as large as it is)"
+    )
+    name: str | None = Field(
+        None, min_length=1, description="for counts and faults (default: its place and kind)"
+    )
+
+
+class MixData(Entry):
+    """Several entries as one, shuffled together (see training/data/mix.py).
+
+    Nested mixes are refused: write their parts side by side, with the weights that come to the same.
+    """
+
+    kind: Literal["mix"]
+    parts: tuple[MixPart, ...] = Field(description="entries, each with a weight or none of them")
+    size: int | None = Field(
+        None, ge=1, description="examples (default: the fewest at which every part is there whole)"
+    )
+    seed: int = Field(0, ge=0, description="of the order they are mixed in")
+
+    @model_validator(mode="after")
+    def _is_told_apart(self) -> "MixData":
+        if not self.parts:
+            raise ValueError("expected parts, came none; name one at least")
+        weighed = [part.weight is not None for part in self.parts]
+        if any(weighed) and not all(weighed):
+            came = f"{sum(weighed)} of {len(weighed)}"
+            raise ValueError(f"expected a weight in each part or in none, came {came}; add the others")
+        if any(isinstance(part.data, HfData) and part.data.streaming for part in self.parts):
+            raise ValueError("expected parts whose sizes are known, came streaming: true; leave it out")
+        if len(self.named) < len(self.parts):
+            raise ValueError("expected parts of different names, came one twice; rename it")
+        return self
+
+    @property
+    def named(self) -> dict[str, MixPart]:
+        """Name -> part, in order."""
+        return {part.name or f"{n}:{part.data.kind}": part for n, part in enumerate(self.parts)}
+
+
+AnyData = AnyPart | MixData
 
 DataConfig = Annotated[AnyData, Field(discriminator="kind")]

@@ -83,22 +83,34 @@ def inside(folder: Path, name: str) -> Path | None:
 def place_items(
     items: Iterable[Item[str]], folder: Path, *, field: str, expected: str
 ) -> tuple[list[Item[Path]], list[str]]:
-    """The items with the pictures that they name below `folder`, and what is wrong with the names.
+    """The items whose pictures are there, and a fault for each of the others.
 
-    A fault for each name that leads out of the folder, and for each that leads to no file; up to 20 of each.
-    `field`: the config's, that names the folder; `expected`: the layout the pictures belong to.
+    An item is left out where the name of its picture leads out of the folder, or to no file. `field`: the
+    config's, that names the folder; `expected`: the layout the pictures belong to.
     """
     placed: list[Item[Path]] = []
-    outside: dict[str, str] = {}
+    faults: list[str] = []
+    wrong: dict[str, str | None] = {}
     for item in items:
-        path = None if item.place is None else inside(folder, item.place)
-        if item.place is not None and path is None:
-            came, cure = f"{shown(item.place)}, which leads out of it", "name it from that folder on"
-            outside[item.place] = fault(field, expected=f"pictures in {folder}", came=came, cure=cure)
-        placed.append(Item(path, item.question, item.answer, item.choices))
-    pictures = (item.place for item in placed if item.place is not None)
-    faults = list(outside.values())[:FAULTS_GATHERED]
-    return placed, faults + missing_faults(field, pictures, expected=expected)
+        if item.place is None:
+            placed.append(Item(None, item.question, item.answer, item.choices))
+            continue
+        if item.place not in wrong:
+            wrong[item.place] = _name_fault(item.place, folder, field, expected)
+        if (problem := wrong[item.place]) is None:
+            placed.append(Item(inside(folder, item.place), item.question, item.answer, item.choices))
+        else:
+            faults.append(problem)
+    return placed, faults
+
+
+def _name_fault(name: str, folder: Path, field: str, expected: str) -> str | None:
+    """What is wrong with a picture's name, or None."""
+    path = inside(folder, name)
+    if path is None:
+        came, cure = f"{shown(name)}, which leads out of it", "name it from that folder on"
+        return fault(field, expected=f"pictures in {folder}", came=came, cure=cure)
+    return next(iter(missing_faults(field, [path], expected=expected)), None)
 
 
 def file_source(
@@ -110,20 +122,22 @@ def file_source(
     expected: str,
     faults: Sequence[str] = (),
 ) -> ItemSource[Path]:
-    """A source of `limit` items, spread over their answers, after a look whether their pictures are there.
+    """A source of `limit` items, spread over their answers, without those whose pictures are not there.
 
     Args:
         folder: that the items' names of pictures start from, and never leave.
         field: the config's, below which the pictures are.
         expected: the layout the pictures belong to.
-        faults: what is wrong already.
+        faults: of the records that are broken already.
 
     Raises:
-        ConfigError: `faults`, and a fault for each picture that is missing or outside the folder.
+        ConfigError: no item is left; with the faults.
     """
     chosen, wrong = place_items(spread(items, limit), folder, field=field, expected=expected)
-    refuse([*faults, *wrong])
-    return ItemSource(chosen, read_picture)
+    broken = [*faults, *wrong]
+    if not chosen:
+        refuse(list(dict.fromkeys(broken)))
+    return ItemSource(chosen, read_picture, broken)
 
 
 def read_file(field: str, file: Path, *, expected: str) -> bytes:
@@ -141,7 +155,7 @@ def read_file(field: str, file: Path, *, expected: str) -> bytes:
 
 
 def read_lines(file: Path, kind: type[Record], *, expected: str) -> tuple[list[Record], list[str]]:
-    """The records of a file of JSON lines below `root`, and what is wrong with the broken ones.
+    """The records of a file of JSON lines below `root`, and a fault for each broken one.
 
     Empty lines are passed over. `expected` names the layout the file belongs to.
 
@@ -156,7 +170,7 @@ def read_lines(file: Path, kind: type[Record], *, expected: str) -> tuple[list[R
         try:
             records.append(kind.model_validate_json(line))
         except ValidationError as error:
-            faults += validation_faults(error, source=f"{file.name} line {number}")
+            faults.append("; ".join(validation_faults(error, source=f"{file.name} line {number}")))
     if not records and not faults:
         faults = [fault("root", expected=expected, came=f"an empty {file}", cure="name another folder")]
     return records, faults

@@ -27,9 +27,10 @@ class _Meme(BaseModel):
 def open_hateful_memes(entry: HatefulMemesData) -> ItemSource[Path]:
     """The memes of one split, hateful (yes) and not (no) in turn.
 
+    A broken line is left out, and so is one whose picture is missing or outside the folder.
+
     Raises:
-        ConfigError: the file is missing, a line of it is broken or has no label, or a picture is missing
-            or outside the folder.
+        ConfigError: the file is missing, or no line of it is whole.
     """
     memes, faults = read_lines(entry.root / f"{entry.split}.jsonl", _Meme, expected=_LAYOUT)
     items = [Item(meme.img, entry.ask(meme.text), meme.answer, YES_NO) for meme in memes]

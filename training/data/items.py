@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.data.example import Example
+from training.data.example import Example, Outline
 
 __all__ = ["YES_NO", "Item", "ItemSource", "array_source", "spread"]
 
@@ -30,10 +30,19 @@ class Item(Generic[Place]):
 
 
 class ItemSource(Generic[Place]):
-    """Examples in the order of `items`; `open_picture` makes the upright RGB picture at a place."""
+    """Examples in the order of `items`; `open_picture` makes the upright RGB picture at a place.
 
-    def __init__(self, items: Sequence[Item[Place]], open_picture: Callable[[Place], Image.Image]) -> None:
+    `broken_records`: the faults of the records that are none of the items (see `training.data.broken`).
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item[Place]],
+        open_picture: Callable[[Place], Image.Image],
+        broken_records: Sequence[str] = (),
+    ) -> None:
         self._items, self._open = items, open_picture
+        self.broken_records = tuple(broken_records)
 
     @property
     def items(self) -> Sequence[Item[Place]]:
@@ -49,6 +58,11 @@ class ItemSource(Generic[Place]):
     def without_picture(self) -> int:
         """Examples that are text alone."""
         return sum(item.place is None for item in self._items)
+
+    def outline(self, index: int) -> Outline:
+        """An example without its picture."""
+        item = self._items[index]
+        return Outline(item.question, item.answer, item.place is not None)
 
     def __len__(self) -> int:
         return len(self._items)

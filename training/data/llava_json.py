@@ -10,7 +10,7 @@ from training.data.config import LlavaJsonData
 from training.data.files import FAULTS_GATHERED, place_items, read_picture
 from training.data.items import Item, ItemSource
 
-__all__ = ["open_llava_json"]
+__all__ = ["open_llava_json", "record_pairs"]
 
 IMAGE_TOKEN = "<image>"
 
@@ -18,15 +18,18 @@ IMAGE_TOKEN = "<image>"
 def open_llava_json(entry: LlavaJsonData) -> ItemSource[Path]:
     """Question and answer pairs of a conversation file, in its order; answers only are learned.
 
+    A broken record is left out, and so is a pair whose picture is missing or outside the folder.
+
     Raises:
-        ConfigError: the file is missing or empty, a record is broken, or a picture is missing or
-            outside the folder.
+        ConfigError: the file is missing or empty, or nothing in it is whole.
     """
     items: list[Item[str]] = []
     faults: list[str] = []
     for number, record in enumerate(_read_records(entry.file)):
+        if entry.limit is not None and len(items) >= entry.limit:
+            break
         try:
-            pairs = _record_pairs(record, entry.turns)
+            pairs = record_pairs(record, entry.turns)
         except ValueError as error:
             faults.append(f"record {number}: {error}")
             continue
@@ -37,9 +40,9 @@ def open_llava_json(entry: LlavaJsonData) -> ItemSource[Path]:
     if not placed and not faults:
         cure = "name another file"
         faults.append(fault("file", expected="a question and an answer", came="an empty list", cure=cure))
-    if faults:
-        raise ConfigError(entry.file, faults[:FAULTS_GATHERED])
-    return ItemSource(placed, read_picture)
+    if not placed:
+        raise ConfigError(entry.file, list(dict.fromkeys(faults))[:FAULTS_GATHERED])
+    return ItemSource(placed, read_picture, faults)
 
 
 def _read_records(file: Path) -> list[Any]:
@@ -58,7 +61,7 @@ def _read_records(file: Path) -> list[Any]:
     return records
 
 
-def _record_pairs(record: Any, turns: str) -> list[tuple[str | None, str, str]]:
+def record_pairs(record: Any, turns: str) -> list[tuple[str | None, str, str]]:
     """(image, question, answer) of one record, the `<image>` marker taken out of the question.
 
     Raises:
@@ -77,7 +80,10 @@ def _record_pairs(record: Any, turns: str) -> list[tuple[str | None, str, str]]:
         (image, question.replace(IMAGE_TOKEN, "").strip(), answer)
         for question, answer in zip(asked, answered, strict=False)  # a last question may stand unanswered
     ]
-    return pairs[:1] if turns == "first" else pairs
+    taken = pairs[:1] if turns == "first" else pairs
+    if any(IMAGE_TOKEN in answer for _, _, answer in taken):
+        raise ValueError(f"conversations: expected answers in words, came {IMAGE_TOKEN} in one")
+    return taken
 
 
 def _said(message: Any, speaker: str) -> str:

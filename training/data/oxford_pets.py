@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prompts.faults import fault, shown
 from training.data.config import OxfordPetsData
-from training.data.files import file_source, read_file, refuse
+from training.data.files import file_source, read_file
 from training.data.items import Item, ItemSource
 
 __all__ = ["SPECIES", "open_oxford_pets"]
@@ -31,11 +31,12 @@ class _Pet:
 def open_oxford_pets(entry: OxfordPetsData) -> ItemSource[Path]:
     """The pictures of one list, interleaved by class; the choices are the classes of the whole list.
 
+    A broken line is left out, and so is one whose picture is missing or outside the folder.
+
     Raises:
-        ConfigError: the list is missing, a line of it is broken, or a picture is missing or
-            outside the folder.
+        ConfigError: the list is missing, or nothing in it is whole.
     """
-    pets = _read_list(entry.root / "annotations" / f"{entry.split}.txt")
+    pets, faults = _read_list(entry.root / "annotations" / f"{entry.split}.txt")
     if entry.labels == "species":
         answers, choices = [pet.species for pet in pets], tuple(SPECIES.values())
     else:
@@ -45,11 +46,11 @@ def open_oxford_pets(entry: OxfordPetsData) -> ItemSource[Path]:
         Item(f"{pet.stem}.jpg", entry.question, answer, choices)
         for pet, answer in zip(pets, answers, strict=True)
     ]
-    return file_source(items, entry.limit, folder=entry.root / "images", expected=_LAYOUT)
+    return file_source(items, entry.limit, folder=entry.root / "images", expected=_LAYOUT, faults=faults)
 
 
-def _read_list(file: Path) -> Sequence[_Pet]:
-    """The lines `<image> <class> <species> <breed>` of a list."""
+def _read_list(file: Path) -> tuple[Sequence[_Pet], list[str]]:
+    """The lines `<image> <class> <species> <breed>` of a list, and a fault for each broken one."""
     pets, faults = [], []
     lines = read_file("root", file, expected=_LAYOUT).decode(errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
@@ -62,5 +63,4 @@ def _read_list(file: Path) -> Sequence[_Pet]:
     if not pets and not faults:
         cure = "unpack the set again"
         faults.append(fault("root", expected=_LAYOUT, came=f"an empty {file}", cure=cure))
-    refuse(faults)
-    return pets
+    return pets, faults

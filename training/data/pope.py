@@ -23,9 +23,10 @@ class _Line(BaseModel):
 def open_pope(entry: PopeData) -> ItemSource[Path]:
     """The questions of one sampling, yes and no in turn.
 
+    A broken line is left out, and so is one whose picture is missing or outside the folder.
+
     Raises:
-        ConfigError: the file is missing, a line of it is broken, or a picture is missing or
-            outside the folder.
+        ConfigError: the file is missing, or no line of it is whole.
     """
     file = entry.root / f"coco_pope_{entry.split}.json"
     lines, faults = read_lines(file, _Line, expected=_LAYOUT)

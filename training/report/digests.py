@@ -14,15 +14,25 @@ from typing import Any
 import training.pico
 from training.backbone import choose_device, choose_dtype
 from training.config import TvpConfig
-from training.data import DataConfig, ExampleSource, PicoData, make_source
+from training.data import DataConfig, ExampleSource, MixData, PicoData, make_source
 from training.data.items import Item, ItemSource
 
 __all__ = ["computed_in", "data_digest", "digest_of", "frame_digest", "model_digest"]
 
 _FORMAT = 1
 """Grows when trainer or measure come to other results from the same settings."""
-_FREE = {"name", "version", "description", "out", "bundle", "validation", "canary", "checkpoint_every"}
-_ELSEWHERE = {"model", "data", "dtype", "log_every"}
+_FREE = {
+    "name",
+    "version",
+    "description",
+    "out",
+    "bundle",
+    "validation",
+    "canary",
+    "checkpoint_every",
+    "max_broken_share",
+}
+_ELSEWHERE = {"model", "data", "dtype", "log_every", "tensorboard"}
 _MODEL_FILES = {".safetensors", ".json", ".jinja", ".model", ".txt"}
 _CHUNK = 1 << 20
 
@@ -52,6 +62,9 @@ def data_digest(entry: DataConfig) -> str:
     """
     if isinstance(entry, PicoData):
         return digest_of([entry.model_dump(mode="json"), _code_of_pico()])
+    if isinstance(entry, MixData):
+        mixed = entry.model_dump(mode="json", exclude={"parts": {"__all__": {"data"}}})
+        return digest_of([mixed, [data_digest(part.data) for part in entry.parts]])
     source = make_source(entry)
     items = source.items if isinstance(source, ItemSource) else []
     if not items:

@@ -28,10 +28,12 @@ def test_without_a_key_the_probes_alone_are_answered(guarded: Guarded) -> None:
     assert guarded.get("nobody", "/ready").json() == ready.json()
 
 
-def test_ready_tells_admins_what_it_knows(guarded: Guarded) -> None:
-    assert set(guarded.get("all", "/ready").json()) == {"status"}
+def test_ready_tells_a_key_what_it_may_know(guarded: Guarded) -> None:
+    user = guarded.get("one", "/ready").json()
+    assert (set(user), list(user["tasks"])) == ({"status", "model", "tasks"}, ["plain"])
     told = guarded.get("boss", "/ready").json()
-    assert (told["keys_refused"], "plain" in told["tasks"]) == ([], True)
+    assert (told["keys_refused"], len(told["tasks"]) > 4) == ([], True)
+    assert "broken" in [one["bundle"] for one in told["refused"]]
     assert guarded.server.service.access.book is not None
     guarded.server.service.access.book.faults = ["keys: expected a list"]
     assert guarded.get("boss", "/ready").json()["keys_refused"] == ["keys: expected a list"]
@@ -114,9 +116,14 @@ def test_the_caller_is_known_inside_and_forgotten_outside(guarded: Guarded) -> N
         return "told"
 
     guarded.server.app.add_api_route("/v1/tasks/{name}/preview.png", tell, methods=["PUT"])
-    assert guarded.ask("boss", "/v1/tasks/plain/preview.png", "PUT").status_code == 200
+
+    async def ask(client: httpx.AsyncClient) -> tuple[int, object]:
+        headers = {"Authorization": "Bearer key-of-boss"}
+        answer = await client.put("/v1/tasks/plain/preview.png", headers=headers)
+        return answer.status_code, CURRENT_CALLER.get()  # in the very context that the app ran in
+
+    assert guarded.run(ask) == (200, None)
     assert names == ["boss"]
-    assert CURRENT_CALLER.get() is None
 
 
 def test_anthropics_clients_send_their_own_header(guarded: Guarded) -> None:

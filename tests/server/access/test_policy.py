@@ -90,6 +90,9 @@ def test_a_plain_path_is_itself(raw: str) -> None:
 
 def test_behind_a_proxy_the_path_is_read_as_the_router_reads_it() -> None:
     assert canonical_path(scope("/v1/models", root="/api")) == "/v1/models"
+    assert canonical_path(scope("/", root="/api")) == "/"
+    for raw in ("//", "/v1/models/", "/..", "/%2e"):
+        assert canonical_path(scope(raw, root="/api")) is None
     bare = scope("/v1/models") | {"root_path": "/api"}
     assert canonical_path(bare) == "/v1/models"
     assert canonical_path(scope("/health") | {"root_path": "/v1"}) == "/health"

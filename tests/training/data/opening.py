@@ -15,9 +15,10 @@ _TURNED = 6
 """The camera was held upright: turn the picture a quarter clockwise to see it so."""
 
 
-def open_data(kind: str, **fields: Any) -> ExampleSource:
+def open_data(kind: str, *, max_broken_share: float = 0.0, **fields: Any) -> ExampleSource:
     """The source of the entry {kind, …}, read as from a config."""
-    return make_source(TypeAdapter(DataConfig).validate_python({"kind": kind, **fields}))
+    entry = TypeAdapter(DataConfig).validate_python({"kind": kind, **fields})
+    return make_source(entry, max_broken_share=max_broken_share)
 
 
 def answers(source: ExampleSource) -> list[str]:

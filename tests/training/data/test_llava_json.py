@@ -49,6 +49,7 @@ BROKEN_RECORDS = {
     "no value": "conversations: expected .*gpt.* in its turn",
     "turn is a string": "conversations: expected .*human.* in its turn",
     "two images": "image: expected one file name",
+    "a picture in the answer": "conversations: expected answers in words, came <image> in one",
     "no such image": r"images: expected the picture of each record, came no .*none\.png",
 }
 
@@ -61,6 +62,7 @@ def broken_record(case: str) -> Any:
         "wrong order": {"conversations": talk("a", "b")[::-1]},
         "no value": {"conversations": [*talk("a"), {"from": "gpt"}]},
         "turn is a string": {"conversations": ["a", "b"]},
+        "a picture in the answer": {"conversations": talk("a", "b <image>")},
         "two images": {"image": ["a.png", "b.png"], "conversations": talk("a", "b")},
         "no such image": {"image": "none.png", "conversations": talk("a", "b")},
     }[case]

@@ -7,7 +7,7 @@ import pytest
 
 from tests.training.jobs import FRAME, tvp_job
 from training.config import TvpConfig
-from training.data import ImageFolderData, PicoData
+from training.data import ImageFolderData, MixData, PicoData
 from training.report.digests import data_digest, digest_of, frame_digest
 
 
@@ -71,3 +71,14 @@ def test_splits_and_seeds_of_drawn_pictures_differ() -> None:
 
 def test_order_of_keys_does_not_matter() -> None:
     assert digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1}) != digest_of({"a": 2, "b": 1})
+
+
+def test_a_mix_is_its_parts_and_their_weights(picture_folder: Path) -> None:
+    def mix(weight: float, limit: int) -> MixData:
+        folder = {"kind": "image_folder", "root": picture_folder, "limit": limit}
+        drawn = {"kind": "pico", "task": "count", "size": 4}
+        parts = [{"data": folder, "weight": weight}, {"data": drawn, "weight": 1}]
+        return MixData.model_validate({"kind": "mix", "parts": parts})
+
+    assert data_digest(mix(1, 4)) == data_digest(mix(1, 4))
+    assert len({data_digest(one) for one in (mix(1, 4), mix(2, 4), mix(1, 5))}) == 3

@@ -3,6 +3,7 @@
 import functools
 import json
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
@@ -11,8 +12,10 @@ import numpy as np
 from prompts.errors import ConfigError
 from prompts.faults import fault, shown
 from training.data import Example
+from training.data.mix import MixSource
 from training.pico.tasks import digits, pope, reasoning, recognition
 from training.pico.tasks.base import Draw
+from training.pico.tasks.instructions import INSTRUCTION_MIXES, INSTRUCTIONS
 
 __all__ = ["TASKS", "PicoSource", "make_source"]
 
@@ -32,6 +35,7 @@ TASKS: dict[str, Draw] = {
     "pope_random": pope.pope_random,
     "presence": reasoning.presence,
     "same_kind": reasoning.same_kind,
+    **INSTRUCTIONS,
 }
 _STREAMS = dict.fromkeys(("pope_adversarial", "pope_popular", "pope_random"), "pope")
 """Tasks that draw from the stream of another name, so that their pictures are the same."""
@@ -57,19 +61,31 @@ class PicoSource:
         return TASKS[self.task](np.random.default_rng(key), self.split)
 
 
-def make_source(task: str, split: str, size: int, seed: int) -> PicoSource:
-    """The source of a pico task's examples.
+def make_source(task: str, split: str, size: int, seed: int) -> PicoSource | MixSource:
+    """The source of a task's examples, or of a mix of `INSTRUCTION_MIXES`.
 
     Raises:
-        ConfigError: no such task.
+        ConfigError: no such task, or a mix with fewer examples than tasks.
     """
+    if task in INSTRUCTION_MIXES:
+        return _mix(INSTRUCTION_MIXES[task], split, size, seed)
     if task not in TASKS:
-        known = ", ".join(sorted(TASKS))
+        known = ", ".join(sorted([*TASKS, *INSTRUCTION_MIXES]))
         raise ConfigError(
             "data",
             [fault("data.task", expected=f"one of {known}", came=shown(task), cure="correct the name")],
         )
     return PicoSource(task, split, size, seed)
+
+
+def _mix(tasks: Sequence[str], split: str, size: int, seed: int) -> MixSource:
+    """`size` examples, as many of each task as of the others."""
+    if size < len(tasks):
+        expected, cure = f"an example of each task, {len(tasks)} at least", "raise it"
+        raise ConfigError("data", [fault("data.size", expected=expected, came=str(size), cure=cure)])
+    of_each = -(-size // len(tasks))
+    parts = {task: PicoSource(task, split, of_each, seed) for task in tasks}
+    return MixSource(parts, weights=dict.fromkeys(tasks, 1.0), size=size, seed=seed)
 
 
 @functools.cache
