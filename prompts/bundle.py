@@ -26,7 +26,7 @@ from prompts.errors import BundleError
 from prompts.faults import fault
 from prompts.manifest import Manifest
 
-__all__ = ["Bundle", "compute_digest", "load_bundle", "save_bundle"]
+__all__ = ["Bundle", "compute_digest", "load_bundle", "replace_folder", "save_bundle"]
 
 _DIGEST_DOMAIN = b"passepartout bundle 1\n"
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -162,7 +162,7 @@ def save_bundle(
     try:
         _write(draft, manifest, held, canary)
         bundle = load_bundle(draft)
-        _move(draft, target)
+        replace_folder(draft, target)
     except BundleError as error:
         raise BundleError(path, error.faults) from error
     finally:
@@ -231,7 +231,7 @@ def _write(folder: Path, manifest: Manifest, tensors: dict[str, Tensor], canary:
             os.fsync(file.fileno())
 
 
-def _move(draft: Path, target: Path) -> None:
+def replace_folder(draft: Path, target: Path) -> None:
     """Put `draft` at `target`; what was there is moved aside first and put back if that fails."""
     if not target.exists():
         draft.rename(target)

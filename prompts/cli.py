@@ -4,7 +4,8 @@ passepartout task show BUNDLE [--json]
 passepartout task verify BUNDLE [--json]
 passepartout task preview BUNDLE [--picture FILE] [--out FILE]
 passepartout task frame BUNDLE PICTURE [--out FILE]
-passepartout task put BUNDLE STORE [--name NAME]
+passepartout task put BUNDLE STORE [--name NAME] [--beside]
+passepartout task pull SOURCE DIR [--lock FILE | --locked FILE], passepartout task push BUNDLE TARGET
 passepartout task verify BUNDLE --model M [--json] [any option of vLLM's engine]       (server/verify.py)
 passepartout task canary BUNDLE --model M [--picture FILE --question TEXT]  (training/canary_command.py)
 passepartout task import tvp|m2pt|peft …, passepartout task export peft …: see `prompts.cli_interchange`
@@ -20,17 +21,19 @@ from pydantic import BaseModel
 
 from prompts.bundle import Bundle, load_bundle
 from prompts.cli_interchange import add_export, add_import, checked_name
+from prompts.cli_remote import add_pull, add_push
 from prompts.errors import BundleError, InputError
 from prompts.faults import fault
 from prompts.frame import framed_image, preview
 from prompts.picture import decode_picture
-from prompts.store import put_bundle
+from prompts.placing import put_bundle
 
 __all__ = ["main"]
 
 _REFUSED = 2
 _FRAME = "put a frame of value_range unit around a picture: a PNG that any API accepts"
 _PUT = "copy a bundle into a store, whole or not at all; it takes the place of the task of that name"
+_BESIDE = "as a version that waits until it is activated (PUT /v1/tasks/NAME)"
 _WITH_A_MODEL = """\
 with a model:
   verify BUNDLE --model M   start vLLM on M and ask it the bundle's canary
@@ -56,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_WITH_A_MODEL,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    metavar = "show|verify|preview|frame|put|import|export"
+    metavar = "show|verify|preview|frame|put|import|export|pull|push"
     verbs = parser.add_subparsers(title="commands", required=True, metavar=metavar)
     for name, run, meaning in (
         ("show", _show, "print what a bundle holds"),
@@ -80,9 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     put.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
     put.add_argument("store", type=Path, metavar="STORE", help="the folder of bundles that a server serves")
     put.add_argument("--name", help="the task's name there (default: the bundle's own)")
+    put.add_argument("--beside", action="store_true", help=_BESIDE)
     put.set_defaults(run=_put)
     add_import(verbs, _say)
     add_export(verbs)
+    add_pull(verbs)
+    add_push(verbs)
     return parser
 
 
@@ -131,7 +137,7 @@ def _write_png(drawn: Image.Image, out: Path) -> int:
 
 def _put(given: argparse.Namespace) -> int:
     bundle = load_bundle(given.bundle)
-    placed = put_bundle(given.store, bundle, checked_name(given.name or bundle.name))
+    placed = put_bundle(given.store, bundle, checked_name(given.name or bundle.name), beside=given.beside)
     print(f"{placed.path} {placed.digest}")
     return 0
 

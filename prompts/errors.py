@@ -4,12 +4,17 @@
     ├── InputError                    the caller can cure it: a file, an option, a request (HTTP 4xx)
     │   ├── BundleError               a bundle that may not be loaded or saved, with all its faults
     │   ├── StoreError                the folder of bundles itself cannot be read
+    │   ├── SourceError               a store elsewhere cannot be reached or read
     │   ├── ConfigError               a config file, a command-line option or an environment variable
     │   ├── PictureError              bytes that are no picture, or a picture too large or too narrow
     │   ├── RecordError               a record of a data set that is no example
     │   ├── PictureRequiredError      the task works on a picture and the request has none
     │   ├── NoFrameError              a frame was asked for of a task that has none
     │   ├── TaskNotFoundError         no task of that name: never answered by the base model
+    │   ├── VersionNotFoundError      the task has no such version, or none to go back to
+    │   ├── VersionRefusedError       the version cannot be served by this engine
+    │   ├── PreconditionError         the task is not as the one who changes it last saw it
+    │   ├── ReadOnlyStoreError        the store cannot be written
     │   ├── TaskConflictError         one request names two different tasks
     │   ├── BaseModelError            a checkpoint folder that cannot be read
     │   ├── BaseModelMismatchError    the bundle was trained for another base model
@@ -53,15 +58,20 @@ __all__ = [
     "PassepartoutError",
     "PictureError",
     "PictureRequiredError",
+    "PreconditionError",
     "RateLimitError",
+    "ReadOnlyStoreError",
     "RecordError",
     "RouteNotFoundError",
+    "SourceError",
     "StaleBundleError",
     "StoreError",
     "TaskConflictError",
     "TaskNotFoundError",
     "TooLargeError",
     "UnsupportedError",
+    "VersionNotFoundError",
+    "VersionRefusedError",
 ]
 
 _KNOWN_SHOWN = 20
@@ -122,6 +132,12 @@ class StoreError(InputError):
     """The folder of bundles cannot be read."""
 
     code = "store_invalid"
+
+
+class SourceError(InputError):
+    """A store elsewhere (the Hub, an object store) cannot be reached or read."""
+
+    code = "source_unreachable"
 
 
 class PictureError(InputError):
@@ -207,6 +223,30 @@ class TaskConflictError(InputError):
 
     def __reduce__(self) -> tuple[type["TaskConflictError"], tuple[dict[str, str]]]:
         return type(self), (self.named,)
+
+
+class VersionNotFoundError(InputError):
+    """No one version of a task is meant: none, or more than one, has what was named."""
+
+    code = "version_not_found"
+
+
+class VersionRefusedError(InputError):
+    """A version of a task that this engine cannot serve as it was trained; nothing was changed."""
+
+    code = "version_refused"
+
+
+class PreconditionError(InputError):
+    """The task is not, or is no longer, as `If-Match` says."""
+
+    code = "precondition_failed"
+
+
+class ReadOnlyStoreError(InputError):
+    """The folder of bundles cannot be written by this process."""
+
+    code = "store_read_only"
 
 
 class BaseModelError(InputError):

@@ -1,25 +1,27 @@
 """The store: a folder of bundles, the desired state of a server that reads it again and again.
 
-Each sub-folder is one bundle; its task's name comes from the manifest, not from the folder. Hidden folders
-and plain files are passed over, so that a bundle being written beside the others is never half seen.
+Each sub-folder is one bundle; its task's name comes from the manifest, not from the folder. Several of one
+name are versions of one task (`prompts.versions`), `routing.json` says which serve. Hidden folders and other
+files are passed over, so that a bundle being written beside the others is never half seen.
 """
 
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prompts.bundle import Bundle, load_bundle, save_bundle
+from prompts.bundle import Bundle, load_bundle
 from prompts.bundle_files import link_leaves, read_manifest
 from prompts.errors import BundleError, StoreError
 from prompts.faults import fault
 from prompts.manifest import Manifest
+from prompts.routing import ROUTING_FILE, Routing, Share, read_routing
+from prompts.versions import choose, is_waiting
 
 __all__ = [
     "StoreReader",
     "StoreScan",
     "entry_name",
-    "find_bundle",
-    "put_bundle",
+    "folders_by_name",
     "read_manifests",
     "scan_store",
 ]
@@ -32,10 +34,18 @@ _Signature = tuple[tuple[object, ...], ...] | None
 
 @dataclass(frozen=True)
 class StoreScan:
-    """What a store holds. `bundles`: task name -> bundle; `faults`: folder name -> why it is refused."""
+    """What a store holds. `bundles`: what is to serve; `faults`: folder name -> why it is refused.
+
+    The keys of `bundles` are slots: a task's name, and `name@digest` for what serves beside the first
+    (`prompts.versions`). `versions`: task name -> every good bundle of that name; `shares`: task name -> what
+    is to serve, () where the task is removed; `undecided`: names that go on as they are.
+    """
 
     bundles: dict[str, Bundle] = field(default_factory=dict)
     faults: dict[str, BundleError] = field(default_factory=dict)
+    versions: dict[str, tuple[Bundle, ...]] = field(default_factory=dict)
+    shares: dict[str, tuple[Share, ...]] = field(default_factory=dict)
+    undecided: set[str] = field(default_factory=set)
 
 
 class StoreReader:
@@ -49,30 +59,44 @@ class StoreReader:
     def __init__(self, folder: Path) -> None:
         self._folder = Path(folder)
         self._seen: dict[Path, tuple[_Signature, Bundle | BundleError]] = {}
+        self._routing = Routing()
 
     def scan(self) -> StoreScan:
         """Load every bundle of the store; a bad one is listed and keeps no other from being served.
 
-        Two bundles of one name are both refused: nothing says which is meant.
+        Two bundles of one name are both refused where nothing says which is meant. A `routing.json` that
+        cannot be read is listed, and what it said before holds.
 
         Raises:
             StoreError: the folder is missing or cannot be read.
         """
         paths = _bundle_folders(self._folder)
         self._seen = {path: self._read(path) for path in paths}
-        scan = StoreScan()
-        loaded: dict[str, list[Bundle]] = {}
+        faults: dict[str, BundleError] = {}
+        versions: dict[str, dict[str, Bundle]] = {}
         for path, (_, found) in self._seen.items():
             if isinstance(found, BundleError):
-                scan.faults[entry_name(path)] = found
+                faults[entry_name(path)] = found
             else:
-                loaded.setdefault(found.name, []).append(found)
-        for name, same in loaded.items():
-            if len(same) == 1:
-                scan.bundles[name] = same[0]
-            else:
-                scan.faults.update(_doubles(name, same))
-        return scan
+                same = versions.setdefault(found.name, {})
+                if found.digest not in same or is_waiting(same[found.digest].path):
+                    same[found.digest] = found
+        of_routing = self._follow_routing()
+        listed = {name: tuple(each.values()) for name, each in versions.items()}
+        choice = choose(listed, self._routing)
+        for doubles in choice.doubles:
+            faults |= _doubles(doubles)
+        if found_faults := of_routing + choice.faults:
+            faults[ROUTING_FILE] = BundleError(self._folder / ROUTING_FILE, found_faults)
+        return StoreScan(choice.bundles, faults, listed, choice.shares, choice.undecided)
+
+    def _follow_routing(self) -> list[str]:
+        """Reads `routing.json`; its faults, with which it holds as it was before."""
+        try:
+            self._routing = read_routing(self._folder)
+        except StoreError as error:
+            return [str(error)]
+        return []
 
     def _read(self, path: Path) -> tuple[_Signature, Bundle | BundleError]:
         signature = _signature(path)  # before reading: what changes meanwhile is read again next time
@@ -104,40 +128,12 @@ def read_manifests(folder: Path) -> list[Manifest]:
     return [manifest for _, manifest in _read_manifests(folder)]
 
 
-def find_bundle(folder: Path, name: str) -> Bundle:
-    """The bundle of the store whose task has that name.
+def folders_by_name(folder: Path) -> dict[str, list[Path]]:
+    """Task name -> folders whose manifest has it; what is faulty is passed over.
 
     Raises:
-        StoreError: the folder is missing or cannot be read, or not one bundle of it has that name.
-        BundleError: the bundle is faulty.
+        StoreError: the folder is missing or cannot be read.
     """
-    named = _folders_by_name(folder)
-    if len(named.get(name, [])) == 1:
-        return load_bundle(named[name][0])
-    came = f"two of {name}" if name in named else f"{name}; there are: {', '.join(sorted(named)) or 'none'}"
-    raise StoreError(fault("name", expected=f"one task of {folder}", came=came, cure="correct the name"))
-
-
-def put_bundle(folder: Path, bundle: Bundle, name: str) -> Bundle:
-    """Copies a bundle into the store under that task name, in the place of the one that has it.
-
-    A server that follows the store never sees it half written.
-
-    Raises:
-        StoreError: the store cannot be read, or two of its bundles have that name.
-        BundleError: the place is taken by something else.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    places = _folders_by_name(folder).get(name) or [folder / name]
-    if len(places) > 1:
-        came, cure = ", ".join(one.name for one in places), "remove one of them"
-        raise StoreError(fault(name, expected="one folder with that name", came=came, cure=cure))
-    manifest = bundle.manifest.model_copy(update={"name": name})
-    return save_bundle(places[0], manifest, bundle.tensors, bundle.canary)
-
-
-def _folders_by_name(folder: Path) -> dict[str, list[Path]]:
-    """Task name -> folders whose manifest has it."""
     found: dict[str, list[Path]] = {}
     for path, manifest in _read_manifests(folder):
         found.setdefault(manifest.name, []).append(path)
@@ -200,10 +196,9 @@ def _refuse_foreign_link(path: Path, folder: Path) -> None:
         )
 
 
-def _doubles(name: str, same: list[Bundle]) -> dict[str, BundleError]:
+def _doubles(same: list[Bundle]) -> dict[str, BundleError]:
     paths = [bundle.path for bundle in same if bundle.path is not None]
     folders = ", ".join(entry_name(path) for path in paths)
-    found = fault(
-        "name", expected="a name of its own", came=f"{name!r} in {folders}", cure="keep or rename one"
-    )
+    name, cure = same[0].name, "keep or rename one, or have one wait: a folder NAME@VERSION"
+    found = fault("name", expected="a name of its own", came=f"{name!r} in {folders}", cure=cure)
     return {entry_name(path): BundleError(path, [found]) for path in paths}

@@ -15,12 +15,14 @@ from starlette.datastructures import State
 from starlette.middleware import Middleware
 
 from prompts.errors import StoreError
+from prompts.remote import Source
 from prompts.store import StoreReader
 from server.access.access import Access
 from server.access.book import KeyBook
 from server.access.gate import Gate
 from server.access.middleware import AccessMiddleware
 from server.access.open_keys import OpenKeys
+from server.audit import open_audit
 from server.canary import CanaryLoader
 from server.config import ServeConfig, cache_secret, find_api_keys
 from server.engine.residency import Residency
@@ -29,8 +31,9 @@ from server.middleware import TaskMiddleware
 from server.outside.fetch import Fetcher
 from server.page.routes import add_page
 from server.routes import add_routes
+from server.served import Loader
 from server.service import Service
-from server.tasks import Loader
+from server.sources import FollowedSource
 from server.vllm_canary import ServerAsker
 from server.vllm_engine import AllEngines, find_model_folder, is_healthy, watch_encode, watch_generate
 from server.vllm_models import echo_alias
@@ -40,6 +43,7 @@ __all__ = [
     "attach",
     "fill_access",
     "follow_keys",
+    "follow_source",
     "follow_store",
     "start",
     "with_canaries",
@@ -83,12 +87,17 @@ class PassepartoutEndpoints:
         watch_generate(engine_client, self._service.metrics)
         watch_encode(engine_client)
         watch_frames(self._service)
+        self._following = []
+        if config.source:
+            self._service.source = FollowedSource(Source(config.source), config.tasks, config.tasks_lock)
+            follow = follow_source(self._service, self._service.source, seconds=config.source_seconds)
+            self._following.append(asyncio.create_task(follow))
         if config.store_seconds:
             seconds = config.store_seconds
             following = [follow_store(self._service, reader, loader, seconds=seconds)]
             if self._service.access.book is not None:
                 following.append(follow_keys(self._service.access.book, seconds=seconds))
-            self._following = [asyncio.create_task(one) for one in following]
+            self._following += [asyncio.create_task(one) for one in following]
 
 
 def fill_access(access: Access, config: ServeConfig, args: Namespace, engine_config: Any) -> None:
@@ -136,16 +145,26 @@ async def start(
 
     Raises:
         StoreError: the store cannot be read.
+        ConfigError: the audit log cannot be written.
     """
     service.base_names = base_names
     service.max_picture_pixels, service.max_pictures = config.max_picture_pixels, config.max_pictures
     service.fetcher = Fetcher(
         config.hosts_of_pictures, max_mb=config.max_picture_mb, seconds=config.picture_seconds
     )
+    open_audit(config.audit_log)
     reader = StoreReader(config.tasks)
-    await service.tasks.reconcile(await asyncio.to_thread(reader.scan), loader)
-    service.publish()
+    service.store, service.loader = config.tasks, loader
+    service.look = partial(_look, service, reader, loader)
+    await service.look()
     return reader
+
+
+async def _look(service: Service, reader: StoreReader, loader: Loader) -> None:
+    """Bring the tasks to what the store holds, one look at a time."""
+    async with service.looking:
+        await service.tasks.reconcile(await asyncio.to_thread(reader.scan), loader)
+        service.publish()
 
 
 async def follow_keys(book: KeyBook, *, seconds: float) -> None:
@@ -158,6 +177,17 @@ async def follow_keys(book: KeyBook, *, seconds: float) -> None:
             logger.exception("the file of keys was not followed")
 
 
+async def follow_source(service: Service, source: FollowedSource, *, seconds: float) -> None:
+    """Look now and every `seconds` what the source of the store holds, for ever."""
+    while True:
+        try:
+            if await source.look():
+                await service.look()
+        except Exception:  # the next look may well succeed; without it the source would be followed no more
+            logger.exception("the source was not followed")
+        await asyncio.sleep(seconds)
+
+
 async def follow_store(service: Service, reader: StoreReader, loader: Loader, *, seconds: float) -> None:
     """Bring the tasks to what the store holds every `seconds`, for ever.
 
@@ -167,9 +197,7 @@ async def follow_store(service: Service, reader: StoreReader, loader: Loader, *,
     while True:
         await asyncio.sleep(seconds)
         try:
-            scan = await asyncio.to_thread(reader.scan)
-            await service.tasks.reconcile(scan, loader)
-            service.publish()
+            await _look(service, reader, loader)
         except StoreError as error:
             if is_readable:
                 logger.error("the store cannot be read, its tasks stay as they are: %s", error)

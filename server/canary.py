@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from weakref import WeakValueDictionary
 
 from prompts.bundle import Bundle
@@ -18,10 +18,11 @@ from prompts.canary import Canary, CanaryInput
 from prompts.canary_check import CanaryReport, FirstToken, compare
 from prompts.errors import BundleError, EngineError, PassepartoutError
 from prompts.manifest import BaseModelRef, Usage
+from server.canary_result import CanaryResult
 from server.engine.handles import TaskHandle
 from server.log import logger
+from server.served import Loader
 from server.surface import Shape
-from server.tasks import Loader
 from server.usage import apply_usage
 
 __all__ = ["Asker", "CanaryLoader", "ask_canary", "check_canary", "conversations_of", "passed_over"]
@@ -57,6 +58,7 @@ class CanaryLoader:
     def __init__(self, inner: Loader, asker: Asker, *, base: BaseModelRef, only_warn: bool = False) -> None:
         self._inner, self._asker, self._base, self._only_warn = inner, asker, base, only_warn
         self._passed: dict[str, Canary] = {}
+        self._results: dict[str, CanaryResult] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """Of those that wait for one canary; each task has its own, a slow one keeps no other waiting."""
 
@@ -89,7 +91,14 @@ class CanaryLoader:
     async def discard(self, digest: str) -> None:
         """See `Loader.discard`."""
         self._passed.pop(digest, None)
+        self._results.pop(digest, None)
         await self._inner.discard(digest)
+
+    def canary_result(self, bundle: Bundle) -> CanaryResult:
+        """See `Loader.canary_result`."""
+        if bundle.canary is None:
+            return CanaryResult("none")
+        return self._results.get(bundle.digest, CanaryResult("waiting"))
 
     @asynccontextmanager
     async def using(
@@ -117,12 +126,13 @@ class CanaryLoader:
         if bundle.canary is None or self._has_passed(bundle):
             return
         try:
-            faults = await check_canary(self._asker, bundle, handle, base=self._base)
+            faults, result = await check_canary(self._asker, bundle, handle, base=self._base)
         except PassepartoutError:
             raise
         except Exception as error:  # of the engine, or of an odd canary: one bundle's fault, nobody else's
             logger.exception("task %s: its canary could not be asked", bundle.name)
             raise EngineError(f"canary: {type(error).__name__}: {error}") from error
+        self._results[bundle.digest] = result
         if faults and not self._only_warn:
             raise BundleError(bundle.path or Path(bundle.name), faults)
         for one in faults:
@@ -130,24 +140,29 @@ class CanaryLoader:
         self._passed[bundle.digest] = bundle.canary
 
 
-async def check_canary(asker: Asker, bundle: Bundle, handle: TaskHandle, *, base: BaseModelRef) -> list[str]:
-    """The faults that a bundle's canary finds in the engine that serves `base`; none without a canary.
+async def check_canary(
+    asker: Asker, bundle: Bundle, handle: TaskHandle, *, base: BaseModelRef
+) -> tuple[list[str], CanaryResult]:
+    """The faults that a bundle's canary finds in the engine that serves `base`, and what is to be told of it.
 
     Raises:
         BundleError: the engine refuses an input.
         EngineError: the engine failed.
     """
     if bundle.canary is None:
-        return []
+        return [], CanaryResult("none")
     reason = passed_over(bundle.canary, asker, base)
     if reason is not None:
         logger.warning("task %s: its canary is passed over: %s", bundle.name, reason)
-        return []
+        return [], CanaryResult("passed_over", reason)
     report = await ask_canary(asker, bundle, bundle.canary, handle)
-    if not report.faults:
+    inputs, faults = len(report.inputs), list(report.faults)
+    if not faults:
         said = "task %s: its canary is found again, %d inputs, %.2g off (%.2g allowed)"
-        logger.info(said, bundle.name, len(report.inputs), report.difference, report.tolerance)
-    return list(report.faults)
+        logger.info(said, bundle.name, inputs, report.difference, report.tolerance)
+    state: Literal["failed", "passed"] = "failed" if faults else "passed"
+    reason = faults[0] if faults else None
+    return faults, CanaryResult(state, reason, inputs, report.difference, report.tolerance)
 
 
 def passed_over(canary: Canary, asker: Asker, base: BaseModelRef) -> str | None:

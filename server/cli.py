@@ -9,7 +9,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from server.config import ServeConfig, set_environment
+from prompts.remote_files import is_remote
+from server.config import ServeConfig, is_option, set_environment
+from server.sources import first_look
 
 __all__ = ["add_options", "main"]
 
@@ -19,7 +21,13 @@ GROUP = "Passepartout"
 _DESCRIPTION = "Serve one frozen multimodal model to many tasks: vLLM's OpenAI server plus the field `task`."
 
 _HELP: dict[str, tuple[str, str]] = {
-    "tasks": ("DIR", "the store: a folder of bundles, every good one is served under its name (required)"),
+    "tasks": (
+        "DIR",
+        "the store, every good bundle is served: a folder, hf://owner/repo, s3:// or gs://… (required)",
+    ),
+    "tasks_cache": ("DIR", "where a store that lies elsewhere is brought to; else a folder of your cache"),
+    "tasks_lock": ("FILE", "take nothing from elsewhere but what FILE says (task pull --lock)"),
+    "source_seconds": ("S", "between two looks at a store that lies elsewhere"),
     "max_device_tasks": ("N", "tasks on the device at a time; a request for another waits until it is there"),
     "max_host_tasks": ("N", "tasks kept in host memory, from where they come to the device at once"),
     "pin_tasks": ("A,B", "names of tasks that never leave the device"),
@@ -34,6 +42,7 @@ _HELP: dict[str, tuple[str, str]] = {
         "of a bundle whose canary the engine does not find again: refuse it, warn of it, or off: not asked",
     ),
     "keys": ("FILE", "who may ask what, and how much: docs/access.md; without it the server is open to all"),
+    "audit_log": ("FILE", "who changed which task, a line of JSON each; stderr has them anyway"),
     "max_queued": ("N", "requests that wait for the engine; more are answered 503 at once"),
     "max_body_mb": ("N", "larger requests are refused while they are read"),
     "picture_hosts": (
@@ -85,20 +94,30 @@ def main(argv: list[str]) -> int:
     from server.vllm_cli import parse, run  # imports vLLM, which reads the environment
 
     args = parse(argv, prog=PROG, add_options=add_options)
-    run(args, ServeConfig.from_namespace(args))
+    config = ServeConfig.from_namespace(args)
+    if config.source:
+        first_look(config.source, config.tasks, config.tasks_lock)
+    run(args, config)
     return 0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add our options, with the defaults of `ServeConfig`'s fields."""
     group = parser.add_argument_group(GROUP, "Which tasks are served, and the room they get.")
-    for one in fields(ServeConfig):
+    for one in filter(is_option, fields(ServeConfig)):
         metavar, meaning = _HELP[one.name]
-        kind = Path if one.type in (Path, Path | None) else one.type
+        kind: Any = Path if one.type in (Path, Path | None) else one.type
         options: dict[str, Any] = {"type": kind, "metavar": metavar, "help": meaning}
         if kind is not Path:
             options |= {"default": one.default, "help": f"{meaning} (default: %(default)s)"}
+        if one.name == "tasks":
+            options["type"] = _location
         group.add_argument("--" + one.name.replace("_", "-"), **options)
+
+
+def _location(given: str) -> Path | str:
+    """A folder, or the address of a store that lies elsewhere as it stands."""
+    return given if is_remote(given) else Path(given)
 
 
 def _own_parser() -> argparse.ArgumentParser:

@@ -7,8 +7,9 @@ import math
 import os
 import secrets
 from argparse import Namespace
-from collections.abc import MutableMapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, MutableMapping
+from dataclasses import Field, asdict, dataclass, field, fields
+from hashlib import sha256
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Self
@@ -16,13 +17,22 @@ from typing import Any, Self
 from prompts.errors import ConfigError
 from prompts.faults import fault
 from prompts.picture import MAX_PIXELS
+from prompts.remote_files import is_remote
 from prompts.store import read_manifests
 from server.access.keys import load_keys
 from server.capacity import plan_capacity
 from server.engine.facts import ADDITIONAL_CONFIG_KEY, Capacity
 from server.outside.hosts import Host, parse_hosts
 
-__all__ = ["CANARY_MODES", "PLUGIN_NAME", "ServeConfig", "cache_secret", "find_api_keys", "set_environment"]
+__all__ = [
+    "CANARY_MODES",
+    "PLUGIN_NAME",
+    "ServeConfig",
+    "cache_secret",
+    "find_api_keys",
+    "is_option",
+    "set_environment",
+]
 
 PLUGIN_NAME = "passepartout"
 _SECRET = "PASSEPARTOUT_CACHE_SECRET"
@@ -40,7 +50,9 @@ _OTHER_GROUPS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """`tasks`: the store. `max_device_tasks`, `max_host_tasks`: tasks at a time in these tiers.
+    """`tasks`: the store; where it lies elsewhere, at `source`, the folder it is brought to: `tasks_cache`,
+    or one of the user's cache. `tasks_lock`: what may come from there; `source_seconds`: between two looks.
+    `max_device_tasks`, `max_host_tasks`: tasks at a time in these tiers.
 
     `pin_tasks`: names, with commas between, that never leave the device. `text_rows`, `vision_rows`,
     `prefix_rows`: prompt tokens on the device, `projectors`, `lm_heads`: tasks there with one of their
@@ -49,13 +61,18 @@ class ServeConfig:
     `store_seconds`: between two looks at the store, which is followed while the server runs; 0: never again.
     `canary`: what becomes of a bundle whose canary the engine does not find again: `refuse`, `warn`, or `off`
     (canaries are not asked).
-    `keys`: the file of keys (`server.access.keys`); None: the server is open. `max_queued`: requests beyond
+    `keys`: the file of keys (`server.access.keys`); None: the server is open. `audit_log`: the file that
+    changes of tasks are written to, beside stderr. `max_queued`: requests beyond
     those that the engine runs at a time. `max_body_mb`: a request's body. `picture_hosts`: names, with commas
     between, that pictures may be fetched from; `max_pictures` of a request; `max_picture_mb` and
     `picture_seconds` of each that is fetched.
     """
 
     tasks: Path
+    source: str = field(default="", metadata={"is_option": False})
+    tasks_cache: Path | None = None
+    tasks_lock: Path | None = None
+    source_seconds: float = 60.0
     max_device_tasks: int = Capacity.tasks
     max_host_tasks: int = field(default=Capacity.host_tasks, metadata=_MAY_BE_0)
     pin_tasks: str = ""
@@ -68,6 +85,7 @@ class ServeConfig:
     store_seconds: float = 1.0
     canary: str = "refuse"
     keys: Path | None = None
+    audit_log: Path | None = None
     max_queued: int = field(default=512, metadata=_MAY_BE_0)
     max_body_mb: int = 64
     picture_hosts: str = ""
@@ -91,6 +109,9 @@ class ServeConfig:
         if not 0 <= self.store_seconds < math.inf:
             came, cure = str(self.store_seconds), "give seconds, or 0 to look once only"
             faults.append(fault("--store-seconds", expected="0 or more", came=came, cure=cure))
+        if not 1 <= self.source_seconds < math.inf:
+            came, cure = str(self.source_seconds), "give seconds"
+            faults.append(fault("--source-seconds", expected="1 or more", came=came, cure=cure))
         if self.canary not in CANARY_MODES:
             expected, cure = " or ".join(CANARY_MODES), "correct the word"
             faults.append(fault("--canary", expected=expected, came=self.canary, cure=cure))
@@ -124,7 +145,10 @@ class ServeConfig:
                 "passepartout serve",
                 [fault("--tasks", expected="a folder of bundles", came="nothing", cure=cure)],
             )
-        return cls(**{one.name: getattr(args, one.name) for one in fields(cls)})
+        given = {one.name: getattr(args, one.name) for one in fields(cls) if is_option(one)}
+        if is_remote(str(given["tasks"])):
+            given |= {"source": given["tasks"], "tasks": _cache_of(given["tasks"], given["tasks_cache"])}
+        return cls(**given)
 
     @property
     def pinned(self) -> frozenset[str]:
@@ -208,6 +232,28 @@ def find_api_keys(given: list[str] | None, environment: MutableMapping[str, str]
 def has_cache_size(environment: MutableMapping[str, str] = os.environ) -> bool:
     """Whether the environment already says how large the KV cache on a CPU is."""
     return bool(environment.get("VLLM_CPU_KVCACHE_SPACE"))
+
+
+def is_option(one: "Field[Any]") -> bool:
+    """Whether a field of `ServeConfig` is an option of the command line."""
+    return bool(one.metadata.get("is_option", True))
+
+
+def _cache_of(source: str, given: Path | None, environment: Mapping[str, str] = os.environ) -> Path:
+    """The folder that a source is brought to, made where there is none.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    base = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = given or base / PLUGIN_NAME / "sources" / sha256(source.encode()).hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        came, cure = error.strerror or type(error).__name__, "give another folder"
+        found = fault("--tasks-cache", expected="a folder to write", came=came, cure=cure)
+        raise ConfigError("passepartout serve", [found]) from error
+    return folder
 
 
 def _plugins_loaded_by_default() -> list[str]:

@@ -21,13 +21,17 @@ from prompts.errors import (
     PassepartoutError,
     PictureError,
     PictureRequiredError,
+    PreconditionError,
     RateLimitError,
+    ReadOnlyStoreError,
     RouteNotFoundError,
     StaleBundleError,
     TaskConflictError,
     TaskNotFoundError,
     TooLargeError,
     UnsupportedError,
+    VersionNotFoundError,
+    VersionRefusedError,
 )
 
 __all__ = ["ANTHROPIC_PREFIX", "error_response", "status_of"]
@@ -37,6 +41,10 @@ ANTHROPIC_PREFIX = "/v1/messages"
 _STATUS: dict[type[PassepartoutError], HTTPStatus] = {
     TaskNotFoundError: HTTPStatus.NOT_FOUND,
     NoFrameError: HTTPStatus.NOT_FOUND,
+    VersionNotFoundError: HTTPStatus.NOT_FOUND,
+    VersionRefusedError: HTTPStatus.CONFLICT,
+    PreconditionError: HTTPStatus.PRECONDITION_FAILED,
+    ReadOnlyStoreError: HTTPStatus.CONFLICT,
     InvalidKeyError: HTTPStatus.UNAUTHORIZED,
     ForbiddenError: HTTPStatus.FORBIDDEN,
     RouteNotFoundError: HTTPStatus.NOT_FOUND,

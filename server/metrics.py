@@ -14,18 +14,18 @@ vLLM serves whatever lives in prometheus_client's default registry (or, with sev
 | `frame_seconds`        | histogram | task         | putting the learned frame on one picture |
 | `tasks`                | gauge     | state        | bundles "served", of those on the "device", "faulty" |
 | `task_load_seconds`    | histogram | task, tier   | bringing a cold task to the device |
-| `task_info`            | gauge     | task, digest | 1 for the digest that serves, 0 for earlier ones |
+| `task_info`            | gauge     | task, digest | 1 for each digest that serves, 0 for earlier ones |
 
-Label values are bounded, but for `digest`: one for each swap. `task`: the name of a task that is or was
-registered, `_base` (no task asked for) or `_unknown` (a name nobody registered). `code`: a string code of
-ours (`server.errors`), `http_<status>` for vLLM's own errors, `client_closed` for a request whose client
-went away. `stream`: "true" or "false".
+Label values are bounded, but for `digest`: one for each bundle that served. `task`: the name of a task that
+is or was registered, `_base` (no task asked for) or `_unknown` (a name nobody registered). `code`: a string
+code of ours (`server.errors`), `http_<status>` for vLLM's own errors, `client_closed` for a request whose
+client went away. `stream`: "true" or "false".
 `tier`: where it came from, "host" memory or the "store".
 `kind`: "prompt" (learned rows included), "cached" (the part of "prompt" found in the prefix cache),
 "completion".
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
@@ -140,12 +140,13 @@ class TaskMetrics:
     def load(self, task: str, tier: str, seconds: float) -> None:
         self._load.labels(self.label(task), tier).observe(seconds)
 
-    def store(self, *, served: dict[str, str], on_device: int, faulty: int) -> None:
-        """Publish what is served (name -> digest), how much of it is hot, how many bundles are refused."""
-        for state, count in (("served", len(served)), ("device", on_device), ("faulty", faulty)):
+    def store(self, *, served: Collection[tuple[str, str]], on_device: int, faulty: int) -> None:
+        """Publish what is served (name, digest), how much of it is hot, how many bundles are refused."""
+        names = {name for name, _ in served}
+        for state, count in (("served", len(names)), ("device", on_device), ("faulty", faulty)):
             self._tasks.labels(state).set(count)
-        for name, digest in self._published - served.items():
+        for name, digest in self._published - set(served):
             self._info.labels(name, digest).set(0)
-        for name, digest in served.items():
+        for name, digest in served:
             self._info.labels(name, digest).set(1)
-        self._published = set(served.items())
+        self._published = set(served)

@@ -27,11 +27,11 @@ from server.metrics import UNKNOWN_LABEL
 from server.outside.inline import fetch_pictures
 from server.pictures import Picture, find_broken, find_fetch_fault
 from server.prepare import Asked, parse_body, prepare_body, resolve_task
-from server.resolve import TASK_HEADER, split_alias
+from server.resolve import STICKY_HEADER, TASK_HEADER, split_alias, sticky_of
 from server.scope import CURRENT_SCOPE, RequestScope
+from server.served import ServedTask
 from server.service import Service
 from server.surface import ROUTES, Route, find_route
-from server.tasks import ServedTask
 
 __all__ = ["DIGEST_HEADER", "TaskMiddleware"]
 
@@ -60,7 +60,9 @@ class TaskMiddleware:
         started = time.perf_counter()
         raw = await _read_body(receive)
         if raw is not None:
-            asked = Asked(path, raw, parse_body(raw), task_headers)
+            body = parse_body(raw)
+            sticky = sticky_of(body, Headers(scope=scope).getlist(STICKY_HEADER))
+            asked = Asked(path, raw, body, task_headers, sticky)
             await _Exchange(self._app, self._service, asked, started).run(scope, receive, send)
 
 

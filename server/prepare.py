@@ -12,9 +12,9 @@ from server.access.caller import may_see, require_task
 from server.engine.handles import MODALITY, RESERVED_HASH_PREFIX
 from server.pictures import Picture, find_pictures, require_readable
 from server.resolve import TASK_HEADER, named_task, split_alias
+from server.served import ServedTask
 from server.service import Service
 from server.surface import ROUTES, Route
-from server.tasks import ServedTask
 from server.usage import apply_usage
 
 __all__ = ["Asked", "parse_body", "prepare_body", "resolve_task"]
@@ -26,12 +26,16 @@ _PROCESSOR_FIELD = "mm_processor_kwargs"
 
 @dataclass(frozen=True)
 class Asked:
-    """A request as it came. `body` is {} where `raw` is no JSON object: vLLM refuses it in its own words."""
+    """A request as it came. `body` is {} where `raw` is no JSON object: vLLM refuses it in its own words.
+
+    `sticky`: what keeps it on one version of its task (`server.resolve.sticky_of`).
+    """
 
     path: str
     raw: bytes
     body: Body
     task_headers: list[str]
+    sticky: str = ""
 
     @property
     def is_streamed(self) -> bool:
@@ -72,7 +76,7 @@ def resolve_task(asked: Asked, route: Route | None, service: Service) -> ServedT
             )
         )
     try:
-        return service.tasks.find(name)
+        return service.tasks.find(name, asked.sticky)
     except TaskNotFoundError as error:
         raise TaskNotFoundError(name, [one for one in error.known if may_see(one)]) from None
 

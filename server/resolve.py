@@ -3,16 +3,18 @@
 They may be given together as long as they agree. `task: null` is the same as no `task`.
 """
 
+import secrets
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from prompts.errors import InputError, TaskConflictError
 from prompts.faults import fault, shown
 
-__all__ = ["TASK_FIELD", "TASK_HEADER", "named_task", "split_alias"]
+__all__ = ["STICKY_HEADER", "TASK_FIELD", "TASK_HEADER", "named_task", "split_alias", "sticky_of"]
 
 TASK_FIELD = "task"
 TASK_HEADER = "X-Task"
+STICKY_HEADER = "X-Sticky"
 _SEPARATOR = ":"
 
 
@@ -47,6 +49,14 @@ def named_task(body: Mapping[str, Any], headers: list[str], base_names: Collecti
     if len({name for _, name in names}) > 1:
         raise TaskConflictError(dict(names))
     return names[0][1] if names else None
+
+
+def sticky_of(body: Mapping[str, Any], headers: list[str]) -> str:
+    """What keeps a client on one version of a task: its header `X-Sticky`, else the body's `user` (or, as
+    Anthropic has it, `metadata.user_id`); where it says nothing, something new at each request."""
+    metadata = body.get("metadata")
+    said = [*headers, body.get("user"), metadata.get("user_id") if isinstance(metadata, Mapping) else None]
+    return next((one for one in said if isinstance(one, str) and one), None) or secrets.token_hex(8)
 
 
 def _checked(place: str, name: object) -> str:

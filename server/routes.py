@@ -1,69 +1,37 @@
-"""Our own routes: the tasks, their frames, readiness, and the model list with tasks in it.
+"""Our own routes: readiness, and the model list with tasks in it; the tasks API is `server.task_routes`.
 
 | route | answers |
 |---|---|
-| `GET /v1/tasks`                    | `{"object": "list", "data": [task, …]}`, by name |
-| `GET /v1/tasks/{name}`             | one task; 404 `task_not_found` |
-| `GET /v1/tasks/{name}/preview.png` | its frame around a grey picture; 404 `task_has_no_frame` |
 | `GET /v1/models`                   | vLLM's list and one `base:task` per task, with `parent` |
 | `GET /ready`                       | see `ready` |
 """
 
-import asyncio
-import io
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from prompts.bundle import Bundle
 from prompts.errors import PassepartoutError
-from prompts.frame import preview
-from server.access.caller import CURRENT_CALLER, is_admin, may_see, require_task
+from server.access.caller import CURRENT_CALLER, is_admin, may_see
 from server.errors import error_response
-from server.middleware import DIGEST_HEADER
-from server.resolve import TASK_HEADER
+from server.served import ServedTask
 from server.service import Service
-from server.tasks import ServedTask
+from server.task_routes import add_task_routes, seen_tasks
 from server.vllm_models import list_base_models
 
 __all__ = ["add_routes"]
-
-_PROVENANCE = ("method", "seed", "libraries", "commit", "created")
-"""What is told of a bundle's making. Its data and config may name paths of the machine that trained it."""
 
 
 def add_routes(app: FastAPI, service: Service) -> None:
     """Put our routes and the answer to our errors on `app`."""
     router = APIRouter(tags=["tasks"])
 
-    @router.get("/v1/tasks")
-    async def list_tasks() -> JSONResponse:
-        """Every task that requests of this caller may name."""
-        tasks = [_describe(task) for task in _seen(service)]
-        return JSONResponse({"object": "list", "data": tasks})
-
-    @router.get("/v1/tasks/{name}")
-    async def show_task(name: str) -> JSONResponse:
-        """One task: what its bundle says, and the digest that serves."""
-        require_task(name)
-        task = service.tasks.find(name)
-        return JSONResponse(_describe(task), headers=_headers(task))
-
-    @router.get("/v1/tasks/{name}/preview.png", response_class=Response)
-    async def show_preview(name: str) -> Response:
-        """The task's frame as people see it, clipped to 8 bits."""
-        require_task(name)
-        task = service.tasks.find(name)
-        png = await asyncio.to_thread(_draw, task.bundle)
-        return Response(png, media_type="image/png", headers=_headers(task))
-
     @router.get("/v1/models")
     async def list_models(request: Request) -> JSONResponse:
         """The base model's names, and one `base:task` per task."""
         models = await list_base_models(request.app.state)
-        models["data"] += [_as_model(task, models["data"]) for task in _seen(service)]
+        models["data"] += [_as_model(task, models["data"]) for task in seen_tasks(service)]
         return JSONResponse(models)
 
     @router.get("/ready")
@@ -71,14 +39,16 @@ def add_routes(app: FastAPI, service: Service) -> None:
         """Say whether requests are answered.
 
         200 `ready`: the engine is up and every bundle of the store is served. 200 `degraded`: the engine is
-        up, some bundles are refused, each listed with its faults; the good ones serve, so a load balancer
-        keeps the server. 503 `no_tasks`: every bundle of the store is refused. 503 `starting` or
-        `engine_down`: nothing is answered. With keys, see `_details` for who is told what.
+        up, some bundles are refused, each listed with its faults, or the source of the store is away; the
+        good ones serve, so a load balancer keeps the server. 503 `no_tasks`: every bundle of the store is
+        refused. 503 `starting` or `engine_down`: nothing is answered. With keys, see `_details` for who is
+        told what.
         """
         status, body = await _readiness(service)
         return JSONResponse(body, status_code=status)
 
     app.include_router(router)
+    add_task_routes(app, service)
 
     @app.exception_handler(PassepartoutError)
     async def answer_error(request: Request, error: PassepartoutError) -> Response:
@@ -86,7 +56,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
 
 async def _readiness(service: Service) -> tuple[HTTPStatus, dict[str, Any]]:
-    tasks = service.tasks
+    tasks, source = service.tasks, service.source
     if not tasks.loaded:
         state, status = "starting", HTTPStatus.SERVICE_UNAVAILABLE
     elif not await service.engine_is_healthy():
@@ -94,7 +64,8 @@ async def _readiness(service: Service) -> tuple[HTTPStatus, dict[str, Any]]:
     elif tasks.faults and not tasks.tasks:
         state, status = "no_tasks", HTTPStatus.SERVICE_UNAVAILABLE
     else:
-        state, status = ("degraded" if tasks.faults else "ready"), HTTPStatus.OK
+        is_whole = not tasks.faults and (source is None or not (source.is_away or source.refused))
+        state, status = ("ready" if is_whole else "degraded"), HTTPStatus.OK
     return status, {"status": state, **_details(service)}
 
 
@@ -111,37 +82,14 @@ def _details(service: Service) -> dict[str, Any]:
     if book is None or is_admin():
         faults = sorted(service.tasks.faults.items())
         details["refused"] = [{"bundle": entry, "faults": found} for entry, found in faults]
+        if (source := service.source) is not None:
+            details["source"] = {"status": "away" if source.is_away else "read", "refused": source.refused}
     if book is not None and is_admin():
         details["keys_refused"] = book.faults
     return details
-
-
-def _seen(service: Service) -> list[ServedTask]:
-    """The tasks that the caller may ask, by name."""
-    return [task for name, task in sorted(service.tasks.tasks.items()) if may_see(name)]
-
-
-def _describe(task: ServedTask) -> dict[str, Any]:
-    described: dict[str, Any] = {"id": task.name, "object": "task", "digest": task.digest}
-    described["on_device"] = task.loader.is_on_device(task.digest)
-    manifest = task.bundle.manifest.model_dump(mode="json")
-    provenance = manifest.pop("provenance")
-    described |= manifest
-    described["provenance"] = {key: provenance[key] for key in _PROVENANCE}
-    return described
 
 
 def _as_model(task: ServedTask, base_cards: list[dict[str, Any]]) -> dict[str, Any]:
     base = base_cards[0]
     name = base["id"]
     return {**base, "id": f"{name}:{task.name}", "root": name, "parent": name, "digest": task.digest}
-
-
-def _headers(task: ServedTask) -> dict[str, str]:
-    return {TASK_HEADER: task.name, DIGEST_HEADER: task.digest}
-
-
-def _draw(bundle: Bundle) -> bytes:
-    png = io.BytesIO()
-    preview(bundle).save(png, "PNG")
-    return png.getvalue()

@@ -16,25 +16,18 @@ Which of the tasks are on the device is `Residency`'s affair (`server/engine/res
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from prompts.bundle import Bundle
-from prompts.errors import (
-    BundleError,
-    CapacityError,
-    EngineError,
-    PassepartoutError,
-    StaleBundleError,
-    TaskNotFoundError,
-)
+from prompts.errors import BundleError, CapacityError, EngineError, PassepartoutError, TaskNotFoundError
+from prompts.routing import Share, pick_share
 from prompts.store import StoreScan, entry_name
-from server.engine.handles import TaskHandle
+from prompts.versions import slots_of, task_of
 from server.log import logger
+from server.served import Loader, ServedTask
 
-__all__ = ["DRAIN_GRACE_SECONDS", "Loader", "ServedTask", "TaskRegistry"]
+__all__ = ["DRAIN_GRACE_SECONDS", "TaskRegistry"]
 
 DRAIN_GRACE_SECONDS = 0.5
 """Between a drained task's last request and its unloading: time for what vLLM has still to start."""
@@ -44,112 +37,6 @@ _SETTLE_SECONDS = 1.0
 _WARM_UPS = 4
 """Bundles that are brought to the device at a time; while one is asked its canary it has room there."""
 _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 1.0, 30.0
-
-
-class Loader(Protocol):
-    """What knows of the device: `server.engine.residency.Residency`, or a small fake in tests."""
-
-    def check(self, bundle: Bundle) -> None:
-        """Raise what keeps the bundle out of this engine for good."""
-        raise NotImplementedError
-
-    def using(
-        self, bundle: Bundle, *, is_held: bool = False, is_patient: bool = True
-    ) -> AbstractAsyncContextManager[TaskHandle]:
-        """Hold the bundle on the device while this is open; entering waits until it is there.
-
-        `is_held`: the request holds it already, and must not wait for itself. Not `is_patient`: a
-        CapacityError where it would have to wait for room.
-        """
-        raise NotImplementedError
-
-    def is_on_device(self, digest: str) -> bool:
-        """Whether holding that digest would wait for nothing."""
-        raise NotImplementedError
-
-    def is_pinned(self, bundle: Bundle) -> bool:
-        """Whether it is to be on the device all the time."""
-        raise NotImplementedError
-
-    def has_room(self, bundle: Bundle) -> bool:
-        """Whether it could come to the device and no other would have to leave."""
-        raise NotImplementedError
-
-    def is_unproven(self, bundle: Bundle) -> bool:
-        """Whether it has a canary that is still to be asked before it may take the place of another."""
-        raise NotImplementedError
-
-    def unpin(self, digest: str) -> None:
-        """No pinned name means it any more."""
-        raise NotImplementedError
-
-    async def discard(self, digest: str) -> None:
-        """Take it off the device and out of host memory."""
-        raise NotImplementedError
-
-
-@dataclass(eq=False)
-class ServedTask:
-    """A task that requests may name. `bundle` may be exchanged for one of the same digest."""
-
-    bundle: Bundle
-    loader: Loader
-    leases: int = 0
-    is_drained: bool = False
-    faults: list[str] = field(default_factory=list)
-    """Why it is to be served no more, found when it came to the device."""
-
-    @property
-    def name(self) -> str:
-        """The name requests use."""
-        return self.bundle.name
-
-    @property
-    def digest(self) -> str:
-        """What serves, in 64 hexadecimal digits."""
-        return self.bundle.digest
-
-    @property
-    def needs_picture(self) -> bool:
-        """Whether a request without a picture would be answered by the base model alone."""
-        return self.bundle.manifest.prompt_length == 0
-
-    @asynccontextmanager
-    async def hold(self, *, is_held: bool = False) -> AsyncIterator[TaskHandle]:
-        """Keeps the task on the device while this is open; entering waits until it is there.
-
-        `is_held`: for a request that holds it already, but may let go before this is over.
-
-        Raises:
-            TaskNotFoundError: it was drained; a request that goes on behind its HTTP answer may come so late.
-            StaleBundleError: its folder holds another bundle; the next look at the store will see to it.
-            EngineError: the workers failed, or the engine does not serve it as it was trained.
-        """
-        if self.is_drained:
-            raise TaskNotFoundError(self.name, ())
-        self.leases += 1
-        try:
-            async with AsyncExitStack() as stack:
-                yield await self._bring(stack, is_held=is_held)
-        finally:
-            self.leases -= 1
-
-    async def _bring(self, stack: AsyncExitStack, *, is_held: bool) -> TaskHandle:
-        """What went wrong is told to clients in our words: the engine's name paths and objects."""
-        try:
-            if self.faults:
-                raise EngineError(self.faults[0])
-            return await stack.enter_async_context(self.loader.using(self.bundle, is_held=is_held))
-        except StaleBundleError as error:
-            logger.info("task %s: %s", self.name, error)
-            raise StaleBundleError(f"task {self.name}: its bundle is being exchanged, ask again") from error
-        except BundleError as error:
-            self.faults = list(error.faults)
-            cause: Exception = error
-        except EngineError as error:
-            cause = error
-        logger.error("task %s: %s", self.name, cause)
-        raise EngineError(f"task {self.name} cannot be served now; the server's log says why") from cause
 
 
 @dataclass(frozen=True)
@@ -174,11 +61,15 @@ class _Job:
 class TaskRegistry:
     """Names to tasks, and the bundles that were refused.
 
-    `faults`: folder name in the store -> each fault as a sentence.
+    `tasks`: slot -> what serves there; a slot is a task's name, or `name@digest` for a version that serves
+    beside the first (`prompts.versions`). `versions`, `shares`: as the store was found last. `faults`: folder
+    name in the store -> each fault as a sentence.
     """
 
     tasks: dict[str, ServedTask] = field(default_factory=dict)
     faults: dict[str, list[str]] = field(default_factory=dict)
+    versions: Mapping[str, Sequence[Bundle]] = field(default_factory=dict)
+    shares: Mapping[str, tuple[Share, ...]] = field(default_factory=dict)
     loaded: bool = False
     drain_grace_seconds: float = DRAIN_GRACE_SECONDS
     _known: set[str] = field(default_factory=set)
@@ -195,19 +86,21 @@ class TaskRegistry:
 
         The first time it waits for all of them.
         """
+        self._rearrange(scan, loader)
+        self.versions, self.shares = scan.versions, scan.shares
         self._drop_gone(scan, loader)
         self._refused = {name: one for name, one in self._refused.items() if name in scan.bundles}
         self._end_jobs(scan)
-        bundles = list(scan.bundles.values())
-        begun = [self._begin(one, loader) for one in bundles if not self._settle_at_once(one, loader)]
+        wanted = scan.bundles.items()
+        begun = [self._begin(*one, loader) for one in wanted if not self._settle_at_once(*one, loader)]
         if begun:
             await asyncio.wait(begun, timeout=_SETTLE_SECONDS if self.loaded else None)
         faults = {entry: list(error.faults) for entry, error in scan.faults.items()}
-        faults |= {_entry(one): found for one in bundles if (found := self._faults_of(one))}
+        faults |= {_entry(one): found for slot, one in wanted if (found := self._faults_of(slot, one))}
         self._note(faults)
         if not self.loaded:
-            names = ", ".join(sorted(self.tasks)) or "none"
-            logger.info("%d tasks are served: %s", len(self.tasks), names)
+            names = ", ".join(sorted(self.named())) or "none"
+            logger.info("%d tasks are served: %s", len(self.named()), names)
         self.loaded = True
         self._next_look.set()
         self._next_look = asyncio.Event()
@@ -216,20 +109,51 @@ class TaskRegistry:
         """Return when the store has been looked at once more."""
         await self._next_look.wait()
 
-    def find(self, name: str) -> ServedTask:
-        """Return the task of that name.
+    def find(self, name: str, sticky: str = "") -> ServedTask:
+        """Return the task of that name; of several versions that serve, the one that `sticky` falls to.
+
+        Only versions that are up take part. Where none is, what served before goes on.
 
         Raises:
             TaskNotFoundError: nothing of that name is served.
         """
+        shares = self.shares.get(name)
         task = self.tasks.get(name)
+        if shares == ():
+            task = None
+        elif shares is not None and len(shares) > 1:
+            up = [
+                (share, one)
+                for slot, share in slots_of(name, shares)
+                if (one := self.tasks.get(slot)) is not None and one.digest == share.digest
+            ]
+            if up:
+                picked = pick_share(name, [share for share, _ in up], sticky)
+                return next(one for share, one in up if share is picked)
         if task is None:
-            raise TaskNotFoundError(name, self.tasks)
+            raise TaskNotFoundError(name, self.named())
         return task
 
+    def named(self) -> dict[str, ServedTask]:
+        """Name -> what serves it; of several versions the first."""
+        names: dict[str, ServedTask] = {}
+        for slot, task in sorted(self.tasks.items()):
+            if self.shares.get(task_of(slot)) != ():
+                names.setdefault(task_of(slot), task)
+        return names
+
+    def serving(self, name: str) -> list[tuple[ServedTask, int]]:
+        """Each version that serves that name, with its weight."""
+        found = [
+            (one, share.weight)
+            for slot, share in slots_of(name, self.shares.get(name, ()))
+            if (one := self.tasks.get(slot)) is not None and one.digest == share.digest
+        ]
+        return found or [(one, 1) for key, one in self.named().items() if key == name]
+
     def digests(self) -> Mapping[str, str]:
-        """Name -> digest of what is served."""
-        return {name: task.digest for name, task in self.tasks.items()}
+        """Name -> digest of what is served; of several versions the first."""
+        return {name: task.digest for name, task in self.named().items()}
 
     def was_served(self, name: str) -> bool:
         """Whether a task of that name is served, or was."""
@@ -247,14 +171,35 @@ class TaskRegistry:
         may fall between them.
         """
         missing = {
-            name
-            for name, task in self.tasks.items()
-            if name not in scan.bundles and _entry(task.bundle) not in scan.faults
+            slot
+            for slot, task in self.tasks.items()
+            if slot not in scan.bundles
+            and task_of(slot) not in scan.undecided
+            and _entry(task.bundle) not in scan.faults
         }
-        for name in missing & self._missing:
-            logger.info("task %s is gone from the store", name)
-            self._retire(self.tasks.pop(name), loader)
-        self._missing = missing - self._missing
+        gone = missing & self._missing
+        for slot in gone | {slot for slot, task in self.tasks.items() if _is_dismissed(slot, task, scan)}:
+            logger.info("task %s is gone from the store", slot)
+            self._retire(self.tasks.pop(slot), loader)
+        self._missing = missing - gone
+
+    def _rearrange(self, scan: StoreScan, loader: Loader) -> None:
+        """A version that served beside another and is now the first, or the reverse, keeps its place."""
+        for name in {task_of(slot) for slot in self.tasks if slot not in scan.bundles} & scan.shares.keys():
+            slots = [slot for slot in self.tasks if task_of(slot) == name]
+            held = {self.tasks[slot].digest: slot for slot in slots}
+            moves = {
+                held[share.digest]: slot
+                for slot, share in slots_of(name, scan.shares[name])
+                if share.digest in held
+            }
+            if any(one != other for one, other in moves.items()):
+                moved = {to: self.tasks[slot] for slot, to in moves.items()}
+                for slot in slots:
+                    task = self.tasks.pop(slot)
+                    if slot not in moves:
+                        self._retire(task, loader)
+                self.tasks |= moved
 
     def _end_jobs(self, scan: StoreScan) -> None:
         """Forgets what ended since the last look, and gives up what the store holds no more."""
@@ -266,65 +211,65 @@ class TaskRegistry:
                 del self._jobs[name]
                 job.ended.cancel()
 
-    def _settle_at_once(self, bundle: Bundle, loader: Loader) -> bool:
+    def _settle_at_once(self, slot: str, bundle: Bundle, loader: Loader) -> bool:
         """Whether there is nothing to begin: it is served by now, refused for now, or on its way."""
-        if bundle.name in self._jobs:
+        if slot in self._jobs:
             return True
-        current = self.tasks.get(bundle.name)
+        current = self.tasks.get(slot)
         if current is not None and current.digest == bundle.digest:
             if not current.faults:
                 current.bundle = bundle
                 return True
-            self._retire(self.tasks.pop(bundle.name), loader)
-            self._refused[bundle.name] = _Refusal(bundle, current.faults)
-        refused = self._refused.get(bundle.name)
+            self._retire(self.tasks.pop(slot), loader)
+            self._refused[slot] = _Refusal(bundle, current.faults)
+        refused = self._refused.get(slot)
         return refused is not None and refused.bundle is bundle and time.monotonic() < refused.retry_at
 
-    def _begin(self, bundle: Bundle, loader: Loader) -> asyncio.Task[list[str]]:
-        job = _Job(bundle, asyncio.create_task(self._serve(bundle, loader)))
-        self._jobs[bundle.name] = job
+    def _begin(self, slot: str, bundle: Bundle, loader: Loader) -> asyncio.Task[list[str]]:
+        job = _Job(bundle, asyncio.create_task(self._serve(slot, bundle, loader)))
+        self._jobs[slot] = job
         return job.ended
 
-    def _faults_of(self, bundle: Bundle) -> list[str]:
+    def _faults_of(self, slot: str, bundle: Bundle) -> list[str]:
         """Why it is not served; while it is tried again, why it was not before."""
-        job = self._jobs.get(bundle.name)
+        job = self._jobs.get(slot)
         if job is not None and not job.ended.done():
             return self.faults.get(_entry(bundle), [])
         if job is not None:
-            del self._jobs[bundle.name]
+            del self._jobs[slot]
             return job.ended.result()
-        refused = self._refused.get(bundle.name)
+        refused = self._refused.get(slot)
         return refused.faults if refused is not None and refused.bundle is bundle else []
 
-    async def _serve(self, bundle: Bundle, loader: Loader) -> list[str]:
+    async def _serve(self, slot: str, bundle: Bundle, loader: Loader) -> list[str]:
         """Has the bundle's name answered by this bundle; returns the faults that keep it from that."""
-        before = self._refused.get(bundle.name)
+        before = self._refused.get(slot)
         try:
             loader.check(bundle)
-            await self._warm(bundle, loader)
+            await self._warm(slot, bundle, loader)
         except PassepartoutError as error:
             refusal = _refusal(bundle, error, before)
-            self._refused[bundle.name] = refusal
+            self._refused[slot] = refusal
             return refusal.faults
-        self._refused.pop(bundle.name, None)
+        self._refused.pop(slot, None)
         self._known.add(bundle.name)
-        current = self.tasks.get(bundle.name)
-        self.tasks[bundle.name] = ServedTask(bundle, loader)
+        current = self.tasks.get(slot)
+        self.tasks[slot] = ServedTask(bundle, loader)
         logger.info("task %s is served (digest %s)", bundle.name, bundle.digest)
         if current is not None:
             self._retire(current, loader)
         return []
 
-    async def _warm(self, bundle: Bundle, loader: Loader) -> None:
+    async def _warm(self, slot: str, bundle: Bundle, loader: Loader) -> None:
         """Brings a bundle to the device before requests ask for it, where no other has to leave for it.
 
         So too in the place of a task that is there, and where the operator pinned it. Unproven it does not
         take the place of one that works, be that there or not: it waits for room as a request does.
         """
-        if not self._is_to_warm(bundle, loader):
+        if not self._is_to_warm(slot, bundle, loader):
             return
         async with self._warming:
-            if not self._is_to_warm(bundle, loader):  # others had the room meanwhile
+            if not self._is_to_warm(slot, bundle, loader):  # others had the room meanwhile
                 return
             must_pass = self._must_pass(bundle, loader)
             try:
@@ -334,8 +279,8 @@ class TaskRegistry:
                 if must_pass:
                     raise
 
-    def _is_to_warm(self, bundle: Bundle, loader: Loader) -> bool:
-        current = self.tasks.get(bundle.name)
+    def _is_to_warm(self, slot: str, bundle: Bundle, loader: Loader) -> bool:
+        current = self.tasks.get(slot)
         is_there = current is not None and loader.is_on_device(current.digest)
         is_wanted = is_there or loader.is_pinned(bundle) or self._must_pass(bundle, loader)
         return is_wanted or loader.has_room(bundle)
@@ -392,6 +337,14 @@ def _refusal(bundle: Bundle, error: PassepartoutError, before: _Refusal | None) 
     if before is not None and before.bundle is bundle:
         seconds = min(2 * before.seconds, _LONGEST_RETRY_SECONDS)
     return _Refusal(bundle, faults, seconds, time.monotonic() + seconds)
+
+
+def _is_dismissed(slot: str, task: ServedTask, scan: StoreScan) -> bool:
+    """Whether the store says in as many words that this one is to serve no more: no second look is needed."""
+    shares = scan.shares.get(task_of(slot))
+    if shares is None or slot in scan.bundles:
+        return False
+    return task.digest not in {one.digest for one in shares}
 
 
 def _entry(bundle: Bundle) -> str:

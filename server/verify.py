@@ -20,7 +20,7 @@ from prompts.canary_check import CanaryReport
 from prompts.errors import ConfigError
 from prompts.faults import fault
 from prompts.fingerprint import base_model_ref
-from prompts.store import find_bundle
+from prompts.placing import find_bundle
 from server.capacity import plan_capacity
 from server.config import has_cache_size, quiet_offline
 from server.engine.facts import Capacity

@@ -31,6 +31,7 @@ _USER = (
     "/v1/tasks",
     "/v1/tasks/{name}",
     "/v1/tasks/{name}/preview.png",
+    "/v1/tasks/{name}/versions",
     "/v1/chat/completions",
     "/v1/chat/completions/batch",
     "/v1/completions",
@@ -74,6 +75,7 @@ _USER = (
     "/static/{file:path}",
 )
 _ADMIN = (
+    "/v1/tasks/{name}/rollback",
     # Requests of others.
     "/inference/v1/abort_requests",
     "/abort_requests",

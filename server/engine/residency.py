@@ -28,6 +28,7 @@ from prompts.errors import (
 from prompts.faults import fault
 from prompts.fingerprint import base_model_ref
 from prompts.manifest import BaseModelRef
+from server.canary_result import CanaryResult
 from server.engine.facts import EngineFacts, Room, find_misfits
 from server.engine.handles import TaskFrame, TaskHandle
 from server.engine.workers import WorkerCalls, Workers
@@ -156,6 +157,10 @@ class Residency:
     def is_unproven(self, bundle: Bundle) -> bool:
         """Never: no canary is asked here; see `server.canary.CanaryLoader`."""
         return False
+
+    def canary_result(self, bundle: Bundle) -> CanaryResult:
+        """That it is not asked here; see `server.canary.CanaryLoader`."""
+        return CanaryResult("none" if bundle.canary is None else "off")
 
     @asynccontextmanager
     async def using(

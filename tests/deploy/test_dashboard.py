@@ -45,7 +45,7 @@ def populated() -> tuple[CollectorRegistry, TaskMetrics, Counter]:
     """Our metrics and the few of vLLM's that the dashboard shows, each with traffic."""
     registry = CollectorRegistry()
     metrics = TaskMetrics({"glyphs"}.__contains__, registry)
-    metrics.store(served={"glyphs": "ab" * 32}, on_device=1, faulty=1)
+    metrics.store(served=[("glyphs", "ab" * 32)], on_device=1, faulty=1)
     for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"):
         Gauge(f"vllm:{name}", "as vLLM has it", ["engine"], registry=registry).labels("0").set(0.5)
     Counter("vllm:prefix_cache_hits", "as vLLM has it", ["engine"], registry=registry).labels("0").inc(5)

@@ -16,7 +16,8 @@ from prompts.bundle import save_bundle
 from prompts.errors import StoreError
 from prompts.frame import frame_mask, frame_picture
 from prompts.manifest import FrameSpec, Manifest, Provenance
-from prompts.store import find_bundle, scan_store
+from prompts.placing import find_bundle
+from prompts.store import scan_store
 from tests.prompts.sample import edit_json, save_frame, save_whole
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -133,7 +133,7 @@ def test_what_could_not_be_read_once_is_read_again(tmp_path: Path, monkeypatch: 
     reader = StoreReader(tmp_path)
     with monkeypatch.context() as full:
         full.setattr("builtins.open", _raise_too_many_files)
-        assert list(reader.scan().faults) == ["good"]
+        assert list(reader.scan().faults) == ["good", "routing.json"]
     assert list(reader.scan().bundles) == ["good"]
 
 

@@ -23,6 +23,7 @@ from prometheus_client import CollectorRegistry
 from prompts.bundle import Bundle
 from prompts.errors import CapacityError, PassepartoutError, StaleBundleError
 from server.app import attach
+from server.canary_result import CanaryResult
 from server.engine.handles import CURRENT_TASK, TaskFrame, TaskHandle
 from server.service import Service
 from server.vllm_engine import watch_generate
@@ -97,6 +98,9 @@ class FakeLoader:
 
     def is_unproven(self, bundle: Bundle) -> bool:
         return False
+
+    def canary_result(self, bundle: Bundle) -> CanaryResult:
+        return CanaryResult("none")
 
     def unpin(self, digest: str) -> None:
         self.unpinned.append(digest)

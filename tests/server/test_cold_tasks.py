@@ -14,7 +14,7 @@ from prompts.errors import EngineError
 from prompts.store import StoreReader
 from server.app import start
 from server.config import ServeConfig
-from server.tasks import ServedTask
+from server.served import ServedTask
 from tests.prompts.sample import save_frame
 from tests.server.conftest import save_text
 from tests.server.fake import FakeLoader, FakeServer, make_server
@@ -115,8 +115,8 @@ def test_a_task_drained_while_the_request_was_prepared_is_looked_up_again(cold: 
         registry.tasks["one"].is_drained = True
         find, found = registry.find, []
 
-        def find_new_one_second(name: str) -> ServedTask:
-            task = find(name)
+        def find_new_one_second(name: str, sticky: str) -> ServedTask:
+            task = find(name, sticky)
             if found:
                 task.is_drained = False
             found.append(task)

@@ -145,8 +145,8 @@ def test_the_store_is_published(site: Site) -> None:
 def test_a_digest_that_no_longer_serves_is_0() -> None:
     registry = CollectorRegistry()
     metrics = TaskMetrics(lambda name: True, registry)
-    metrics.store(served={"a": "old", "b": "same"}, on_device=2, faulty=0)
-    metrics.store(served={"a": "new", "b": "same"}, on_device=1, faulty=0)
+    metrics.store(served=[("a", "old"), ("b", "same")], on_device=2, faulty=0)
+    metrics.store(served=[("a", "new"), ("b", "same")], on_device=1, faulty=0)
     serving = {
         (sample.labels["task"], sample.labels["digest"]): sample.value
         for family in registry.collect()

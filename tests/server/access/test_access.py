@@ -115,11 +115,11 @@ def test_the_caller_is_known_inside_and_forgotten_outside(guarded: Guarded) -> N
         names.append(caller.name if caller else None)
         return "told"
 
-    guarded.server.app.add_api_route("/v1/tasks/{name}", tell, methods=["PUT"])
+    guarded.server.app.add_api_route("/v1/tasks/{name}/preview.png", tell, methods=["PUT"])
 
     async def ask(client: httpx.AsyncClient) -> tuple[int, object]:
         headers = {"Authorization": "Bearer key-of-boss"}
-        answer = await client.put("/v1/tasks/plain", headers=headers)
+        answer = await client.put("/v1/tasks/plain/preview.png", headers=headers)
         return answer.status_code, CURRENT_CALLER.get()  # in the very context that the app ran in
 
     assert guarded.run(ask) == (200, None)

@@ -1,0 +1,225 @@
+"""Bundles that lie elsewhere: `hf://owner/repo[@revision][/folder]`, `s3://…`, `gs://…`, what fsspec opens.
+
+`Source.sync` brings them into a folder that is itself an ordinary store, each bundle whole or not at all and
+only those that changed. `push` writes a bundle's digest beside it first, so that nobody takes one that is
+half written; a lock (folder name -> digest) pins what may come. fsspec comes with torch; the packages for S3
+and Google's storage are installed by whoever needs them.
+"""
+
+import fcntl
+import json
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from prompts.bundle import load_bundle, replace_folder
+from prompts.bundle_files import MANIFEST_FILE, TENSORS_FILE
+from prompts.canary import CANARY_FILE
+from prompts.errors import BundleError
+from prompts.faults import fault
+from prompts.remote_files import Progress, asking, digest_file, open_remote, path_of
+from prompts.remote_lock import Lock
+from prompts.routing import ROUTING_FILE, read_routing
+
+__all__ = ["Source", "SyncReport"]
+
+_FILES = (MANIFEST_FILE, TENSORS_FILE, CANARY_FILE)
+_STATE_FILE = ".source.json"
+_LOCK_FILE = ".source.lock"
+_MAX_BYTES = 8 << 30
+_MARKS = ("ETag", "etag", "md5Hash", "blob_id", "last_commit", "LastModified", "mtime", "created", "ino")
+"""What the backends of fsspec tell of a file that changes with its content."""
+
+
+@dataclass
+class SyncReport:
+    """What one look at a source came to. `bundles`: folder name -> digest of all that are here now; `came`,
+    `went`: folders; `refused`: folder -> why what lies at the source is not taken."""
+
+    bundles: dict[str, str] = field(default_factory=dict)
+    came: list[str] = field(default_factory=list)
+    went: list[str] = field(default_factory=list)
+    refused: dict[str, list[str]] = field(default_factory=dict)
+
+
+class Source:
+    """A store elsewhere.
+
+    Raises:
+        SourceError: there is no file system for its kind of address; the message says what to install.
+    """
+
+    def __init__(self, address: str, *, filesystem: Any = None) -> None:
+        self.address = address
+        self._refused: dict[str, tuple[object, BundleError]] = {}
+        """By folder: what was refused as it lies there, so that it is not fetched at each look."""
+        self._fs, self._root = (
+            (filesystem, path_of(address)) if filesystem is not None else open_remote(address)
+        )
+
+    def sync(
+        self, folder: Path, *, lock: Lock | None = None, progress: Progress = lambda said: None
+    ) -> SyncReport:
+        """Bring `folder` to what the source holds; folders of other names in it are left alone.
+
+        A bundle that is faulty, half written or not as `lock` says is refused, and what was here stays.
+        `progress` is told of each bundle that is fetched.
+
+        Raises:
+            SourceError: the source cannot be reached; `folder` is as it was.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / _LOCK_FILE, "ab") as turn:  # several front ends share one folder
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            return self._sync(folder, lock, progress)
+
+    def _sync(self, folder: Path, lock: Lock | None, progress: Progress) -> SyncReport:
+        known = _read_state(folder)
+        with asking(self.address):
+            self._fs.invalidate_cache()
+            found = self._bundles()
+        report = SyncReport()
+        for name, files in sorted(found.items()):
+            self._sync_one(folder, name, files, known, lock, report, progress)
+        for name in sorted(known.keys() - found.keys() - {ROUTING_FILE}):
+            shutil.rmtree(folder / name, ignore_errors=True)
+            known.pop(name)
+            report.went.append(name)
+        with asking(self.address):
+            self._sync_routing(folder, known)
+        _write_state(folder, known)
+        return report
+
+    def _sync_one(
+        self,
+        folder: Path,
+        name: str,
+        files: dict[str, dict[str, Any]],
+        known: dict[str, list[str]],
+        lock: Lock | None,
+        report: SyncReport,
+        progress: Progress,
+    ) -> None:
+        wanted = lock.bundles.get(name) if lock is not None else None
+        if lock is not None and wanted is None:
+            cure = "write the lock again with `task pull --lock FILE`"
+            report.refused[name] = [fault(name, expected="a bundle of the lock", came="another", cure=cure)]
+            return
+        signature, here = _signature(files), known.get(name)
+        is_here = here is not None and (folder / name).is_dir()
+        if here is None or not is_here or here[0] != signature or (wanted or here[1]) != here[1]:
+            try:
+                digest = self._fetch(folder, name, files, wanted, progress)
+            except BundleError as error:
+                report.refused[name] = list(error.faults)
+                if is_here and here is not None:
+                    report.bundles[name] = here[1]
+                return
+            known[name] = here = [signature, digest]
+            report.came.append(name)
+        report.bundles[name] = here[1]
+
+    def _fetch(
+        self,
+        folder: Path,
+        name: str,
+        files: dict[str, dict[str, Any]],
+        wanted: str | None,
+        progress: Progress,
+    ) -> str:
+        """Downloads a bundle beside its place, looks at it, and moves it there; returns its digest."""
+        with asking(self.address):
+            announced = self._announced(name)
+        seen = _signature(files), announced, wanted
+        if name in self._refused and self._refused[name][0] == seen:
+            raise self._refused[name][1]
+        draft = folder / f".{name}.{secrets.token_hex(4)}.new"
+        try:
+            self._download(draft, files, progress)
+            digest = load_bundle(draft).digest
+            _require_digest(folder / name, digest, lock=wanted, source=announced)
+            replace_folder(draft, folder / name)
+        except BundleError as error:
+            self._refused[name] = seen, BundleError(folder / name, error.faults)
+            raise
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        return digest
+
+    def _download(self, draft: Path, files: Mapping[str, Mapping[str, Any]], progress: Progress) -> None:
+        size = sum(int(one.get("size") or 0) for one in files.values())
+        if size > _MAX_BYTES:
+            cure = "take it out of the source"
+            raise BundleError(draft, [fault("files", expected="8 GiB at most", came="more", cure=cure)])
+        progress(f"{draft.name.split('.')[1]}: {size:,} bytes")
+        draft.mkdir()
+        with asking(self.address):
+            for file, info in files.items():
+                self._fs.get_file(info["name"], str(draft / file))
+
+    def _bundles(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Folder name -> file name -> what the file system tells of it."""
+        found: dict[str, dict[str, dict[str, Any]]] = {}
+        for entry in self._fs.ls(self._root, detail=True):
+            name = PurePosixPath(entry["name"]).name
+            if entry["type"] != "directory" or name.startswith(".") or not name.isprintable():
+                continue
+            inside = self._fs.ls(entry["name"], detail=True)
+            files = {PurePosixPath(one["name"]).name: one for one in inside if one["type"] == "file"}
+            if MANIFEST_FILE in files:
+                found[name] = {file: files[file] for file in _FILES if file in files}
+        return found
+
+    def _announced(self, name: str) -> str | None:
+        place = f"{self._root}/{digest_file(name)}"
+        return self._fs.cat_file(place).decode("ascii", "replace").strip() if self._fs.exists(place) else None
+
+    def _sync_routing(self, folder: Path, known: dict[str, list[str]]) -> None:
+        """Takes the source's `routing.json` when it changes; a faulty one is not taken."""
+        place = f"{self._root}/{ROUTING_FILE}"
+        if not self._fs.exists(place):
+            if known.pop(ROUTING_FILE, None) is not None:
+                (folder / ROUTING_FILE).unlink(missing_ok=True)
+            return
+        signature = _signature({ROUTING_FILE: self._fs.info(place)})
+        if known.get(ROUTING_FILE, [""])[0] == signature:
+            return
+        draft = folder / f".routing.{secrets.token_hex(4)}"
+        try:
+            draft.mkdir()
+            self._fs.get_file(place, str(draft / ROUTING_FILE))
+            read_routing(draft)
+            (draft / ROUTING_FILE).replace(folder / ROUTING_FILE)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        known[ROUTING_FILE] = [signature, ""]
+
+
+def _require_digest(path: Path, digest: str, **places: str | None) -> None:
+    for place, expected in places.items():
+        if expected is not None and expected != digest:
+            cure = "it is being written, or is not what was meant: look again later"
+            raise BundleError(path, [fault(f"digest ({place})", expected=expected, came=digest, cure=cure)])
+
+
+def _signature(files: Mapping[str, Mapping[str, Any]]) -> str:
+    told = {name: [one.get("size"), *(str(one.get(mark)) for mark in _MARKS)] for name, one in files.items()}
+    return json.dumps(told, sort_keys=True)
+
+
+def _read_state(folder: Path) -> dict[str, list[str]]:
+    """Folder name -> signature and digest of what was fetched; nothing where nobody knows."""
+    try:
+        raw = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {name: one for name, one in raw.items() if isinstance(one, list) and len(one) == 2}
+
+
+def _write_state(folder: Path, state: dict[str, list[str]]) -> None:
+    draft = folder / f"{_STATE_FILE}.new"
+    draft.write_text(json.dumps(state, indent=1), encoding="utf-8")
+    draft.replace(folder / _STATE_FILE)

@@ -1,0 +1,93 @@
+"""File systems elsewhere, as fsspec opens them: addresses, their errors, and a bundle copied there."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prompts.bundle import load_bundle
+from prompts.bundle_files import MANIFEST_FILE, TENSORS_FILE
+from prompts.canary import CANARY_FILE
+from prompts.errors import BundleError, SourceError
+from prompts.faults import fault, shown
+
+__all__ = ["Progress", "asking", "digest_file", "is_remote", "open_remote", "path_of", "push_bundle"]
+
+_CURES = {"s3": "pip install s3fs", "gs": "pip install gcsfs", "gcs": "pip install gcsfs"}
+Progress = Callable[[str], None]
+
+
+def is_remote(location: str) -> bool:
+    """Whether a store's location is an address, and no folder of this machine."""
+    return "://" in location
+
+
+def push_bundle(
+    path: Path, target: str, *, progress: Progress = lambda said: None, filesystem: Any = None
+) -> str:
+    """Copies a bundle to `target`, a store elsewhere, into a folder of its task's name; returns that.
+
+    Raises:
+        BundleError: the bundle is faulty.
+        SourceError: the target cannot be reached or written.
+    """
+    bundle = load_bundle(path)
+    fs, root = (filesystem, path_of(target)) if filesystem is not None else open_remote(target)
+    place = f"{root}/{bundle.name}"
+    with asking(target):
+        fs.makedirs(place, exist_ok=True)
+        fs.pipe_file(f"{root}/{digest_file(bundle.name)}", f"{bundle.digest}\n".encode())
+        for name in (TENSORS_FILE, CANARY_FILE, MANIFEST_FILE):
+            if (path / name).is_file():
+                progress(f"{name}: {(path / name).stat().st_size:,} bytes")
+                fs.put_file(str(path / name), f"{place}/{name}")
+            elif fs.exists(f"{place}/{name}"):
+                fs.rm_file(f"{place}/{name}")
+    return f"{target.rstrip('/')}/{bundle.name}"
+
+
+def open_remote(address: str) -> tuple[Any, str]:
+    """The file system of an address, and the path in it.
+
+    Raises:
+        SourceError: there is none for that kind of address; the message says what to install.
+    """
+    import fsspec  # only who has a source elsewhere waits for it
+
+    kind = address.partition("://")[0]
+    try:
+        fs, root = fsspec.core.url_to_fs(address)
+    except (ImportError, ValueError) as error:
+        cure = _CURES.get(kind, "use hf://, s3:// or gs://, or a folder")
+        found = fault(shown(address), expected="an address that can be opened", came=f"{kind}://", cure=cure)
+        raise SourceError(found) from error
+    return fs, str(root).rstrip("/")
+
+
+def path_of(address: str) -> str:
+    """An address without its kind."""
+    return address.partition("://")[2].rstrip("/")
+
+
+@contextmanager
+def asking(address: str) -> Iterator[None]:
+    """Says of whatever goes wrong inside that the address cannot be asked.
+
+    Every file system has errors of its own kind; ours, cancellation and lack of memory pass.
+
+    Raises:
+        SourceError: something went wrong.
+    """
+    try:
+        yield
+    except (BundleError, SourceError, MemoryError):
+        raise
+    except Exception as error:
+        cure = "look whether it is there, and whether this machine may ask it"
+        came = f"{type(error).__name__}: {error}"
+        raise SourceError(fault(shown(address), expected="an answer", came=came, cure=cure)) from error
+
+
+def digest_file(name: str) -> str:
+    """Where a bundle's digest is told, beside its folder: hidden, so that no store takes it for a bundle."""
+    return f".{name}.digest"

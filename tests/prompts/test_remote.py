@@ -1,0 +1,154 @@
+"""Stores elsewhere: only what changed comes, whole and as pinned; what is away changes nothing."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from passepartout import main
+from prompts.errors import ConfigError, SourceError
+from prompts.remote import Source
+from prompts.remote_files import push_bundle
+from prompts.remote_lock import Lock
+from prompts.routing import Share, change_route
+from prompts.store import scan_store
+from tests.prompts.sample import save_frame
+
+SHOP = "memory://shop/tasks"
+
+
+@pytest.fixture(autouse=True)
+def memory() -> Iterator[Any]:
+    """fsspec's file system in memory, which all of a process share."""
+    fs = fsspec.filesystem("memory")
+    yield fs
+    fs.store.clear()
+    fs.pseudo_dirs[:] = [""]
+
+
+def test_what_is_pushed_comes_and_only_once(tmp_path: Path) -> None:
+    one = save_frame(tmp_path / "made", "lines")
+    assert push_bundle(tmp_path / "made", SHOP) == f"{SHOP}/lines"
+    source, store = Source(SHOP), tmp_path / "store"
+    said: list[str] = []
+    report = source.sync(store, progress=said.append)
+    assert (report.bundles, report.came, report.refused) == ({"lines": one.digest}, ["lines"], {})
+    assert scan_store(store).bundles["lines"].digest == one.digest
+    assert said[0].startswith("lines: ")
+    again = source.sync(store, progress=said.append)
+    assert (again.bundles, again.came, len(said)) == (report.bundles, [], 1)
+    two = save_frame(tmp_path / "made", "lines", scale=0.5)
+    push_bundle(tmp_path / "made", SHOP)
+    assert source.sync(store).came == ["lines"]
+    assert scan_store(store).bundles["lines"].digest == two.digest
+
+
+def test_what_goes_at_the_source_goes_here_and_nothing_else(tmp_path: Path, memory: Any) -> None:
+    for name in ("lines", "dots"):
+        save_frame(tmp_path / name, name)
+        push_bundle(tmp_path / name, SHOP)
+    store = tmp_path / "store"
+    save_frame(store / "own", "own")
+    Source(SHOP).sync(store)
+    memory.rm("/shop/tasks/dots", recursive=True)
+    assert Source(SHOP).sync(store).went == ["dots"]
+    assert sorted(scan_store(store).bundles) == ["lines", "own"]
+
+
+def test_a_bundle_that_is_half_written_is_not_taken(tmp_path: Path, memory: Any) -> None:
+    one = save_frame(tmp_path / "one", "lines")
+    save_frame(tmp_path / "two", "lines", scale=0.5)
+    push_bundle(tmp_path / "one", SHOP)
+    store = tmp_path / "store"
+    Source(SHOP).sync(store)
+    memory.put_file(str(tmp_path / "two" / "tensors.safetensors"), "/shop/tasks/lines/tensors.safetensors")
+    report = Source(SHOP).sync(store)
+    assert "digest (source)" in report.refused["lines"][0]
+    assert report.bundles == {"lines": one.digest}
+    assert scan_store(store).bundles["lines"].digest == one.digest
+    assert not [path for path in store.iterdir() if path.name.endswith(".new")]
+
+
+def test_a_lock_lets_nothing_else_in(tmp_path: Path) -> None:
+    one = save_frame(tmp_path / "one", "lines")
+    push_bundle(tmp_path / "one", SHOP)
+    lock = Lock(bundles={"lines": one.digest})
+    store = tmp_path / "store"
+    assert Source(SHOP).sync(store, lock=lock).bundles == {"lines": one.digest}
+    for name in ("lines", "dots"):
+        save_frame(tmp_path / "two", name, scale=0.5)
+        push_bundle(tmp_path / "two", SHOP)
+    report = Source(SHOP).sync(store, lock=lock)
+    assert sorted(report.refused) == ["dots", "lines"]
+    assert scan_store(store).bundles["lines"].digest == one.digest
+
+
+def test_a_source_that_is_away_changes_nothing(tmp_path: Path) -> None:
+    class Away:
+        def invalidate_cache(self) -> None:
+            raise ConnectionError("no route")
+
+    save_frame(tmp_path / "one", "lines")
+    push_bundle(tmp_path / "one", SHOP)
+    store = tmp_path / "store"
+    Source(SHOP).sync(store)
+    with pytest.raises(SourceError, match="no route"):
+        Source(SHOP, filesystem=Away()).sync(store)
+    assert list(scan_store(store).bundles) == ["lines"]
+
+
+def test_the_sources_routing_is_followed_and_a_faulty_one_is_not(tmp_path: Path, memory: Any) -> None:
+    one = save_frame(tmp_path / "one", "lines")
+    push_bundle(tmp_path / "one", SHOP)
+    change_route(tmp_path, "lines", lambda route: None)
+    from prompts.routing import Route
+
+    change_route(tmp_path, "lines", lambda route: Route(shares=(Share(digest=one.digest, weight=7),)))
+    memory.put_file(str(tmp_path / "routing.json"), "/shop/tasks/routing.json")
+    store = tmp_path / "store"
+    Source(SHOP).sync(store)
+    assert scan_store(store).shares["lines"][0].weight == 7
+    memory.pipe_file("/shop/tasks/routing.json", b"{")
+    with pytest.raises(SourceError, match="JSON"):
+        Source(SHOP).sync(store)
+    assert scan_store(store).shares["lines"][0].weight == 7
+
+
+def test_an_address_that_cannot_be_opened_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
+    with pytest.raises(SourceError, match="pip install s3fs"):
+        Source("s3://bucket/tasks")
+    with pytest.raises(SourceError, match="hf://"):
+        Source("nosuch://bucket")
+
+
+def test_the_hub_is_one_of_fsspecs(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    assert fsspec.get_filesystem_class("hf").__name__ == huggingface_hub.HfFileSystem.__name__
+
+
+def test_pull_and_push_are_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = save_frame(tmp_path / "one", "lines")
+    shop, lock = f"file://{tmp_path}/shop", str(tmp_path / "tasks.lock.json")
+    assert main(["task", "push", str(tmp_path / "one"), shop]) == 0
+    assert main(["task", "pull", shop, str(tmp_path / "store"), "--lock", lock]) == 0
+    told = capsys.readouterr()
+    assert told.out == f"{shop}/lines\nlines {one.digest}\n"
+    assert "tensors.safetensors: " in told.err
+    assert Lock.read(Path(lock)).bundles == {"lines": one.digest}
+    save_frame(tmp_path / "two", "lines", scale=0.5)
+    assert main(["task", "push", str(tmp_path / "two"), shop]) == 0
+    assert main(["task", "pull", shop, str(tmp_path / "store"), "--locked", lock]) == 2
+    assert f"expected {one.digest}" in capsys.readouterr().err
+    assert scan_store(tmp_path / "store").bundles["lines"].digest == one.digest
+
+
+def test_a_lock_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text('{"bundles": {"lines": "abc"}}')
+    with pytest.raises(ConfigError, match="lines"):
+        Lock.read(tmp_path / "lock")
+    with pytest.raises(ConfigError, match="pull --lock"):
+        Lock.read(tmp_path / "none")
