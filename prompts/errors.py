@@ -20,6 +20,7 @@
     │   └── TooLargeError             more bytes or more pictures than the server reads
     └── InternalError                 ours to cure (HTTP 5xx)
         ├── OverloadedError           more requests than the server queues; ask again later
+        │   └── DrainingError         the server stops; another one, or the next, answers
         ├── CapacityError             no room left for a task's prompts
         └── EngineError               the engine did not do what it was told
             ├── StaleBundleError      the store holds something else in the bundle's place by now
@@ -41,6 +42,7 @@ __all__ = [
     "BundleError",
     "CapacityError",
     "ConfigError",
+    "DrainingError",
     "EngineError",
     "ForbiddenError",
     "InputError",
@@ -291,6 +293,12 @@ class OverloadedError(_LaterError, InternalError):
     """As many requests wait as the server lets wait."""
 
     code = "overloaded"
+
+
+class DrainingError(OverloadedError):
+    """The server is about to stop and answers only what it has begun."""
+
+    code = "draining"
 
 
 class CapacityError(InternalError):

@@ -7,7 +7,7 @@ request. Choices are left out: the first token is compared before they mask any.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +27,12 @@ from server.usage import apply_usage
 __all__ = ["Asker", "CanaryLoader", "ask_canary", "check_canary", "conversations_of", "passed_over"]
 
 Messages = list[dict[str, Any]]
+Observe = Callable[[str, str, float | None], None]
+"""Is told a task's name, what its canary came to, and how far off it was, of what it may be."""
+
+
+def _nobody(task: str, result: str, off: float | None) -> None:
+    """Nobody is told."""
 
 
 class Asker(Protocol):
@@ -51,10 +57,19 @@ class Asker(Protocol):
 class CanaryLoader:
     """A `Loader` that lets no task through that fails its canary. What passed is not asked again of a digest.
 
-    `only_warn`: what fails is served all the same, and the log says so.
+    `only_warn`: what fails is served all the same, and the log says so. `observe`: see `Observe`.
     """
 
-    def __init__(self, inner: Loader, asker: Asker, *, base: BaseModelRef, only_warn: bool = False) -> None:
+    def __init__(
+        self,
+        inner: Loader,
+        asker: Asker,
+        *,
+        base: BaseModelRef,
+        only_warn: bool = False,
+        observe: Observe = _nobody,
+    ) -> None:
+        self._observe = observe
         self._inner, self._asker, self._base, self._only_warn = inner, asker, base, only_warn
         self._passed: dict[str, Canary] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -117,10 +132,12 @@ class CanaryLoader:
         if bundle.canary is None or self._has_passed(bundle):
             return
         try:
-            faults = await check_canary(self._asker, bundle, handle, base=self._base)
+            faults = await check_canary(self._asker, bundle, handle, base=self._base, observe=self._observe)
         except PassepartoutError:
+            self._observe(bundle.name, "error", None)
             raise
         except Exception as error:  # of the engine, or of an odd canary: one bundle's fault, nobody else's
+            self._observe(bundle.name, "error", None)
             logger.exception("task %s: its canary could not be asked", bundle.name)
             raise EngineError(f"canary: {type(error).__name__}: {error}") from error
         if faults and not self._only_warn:
@@ -130,7 +147,9 @@ class CanaryLoader:
         self._passed[bundle.digest] = bundle.canary
 
 
-async def check_canary(asker: Asker, bundle: Bundle, handle: TaskHandle, *, base: BaseModelRef) -> list[str]:
+async def check_canary(
+    asker: Asker, bundle: Bundle, handle: TaskHandle, *, base: BaseModelRef, observe: Observe = _nobody
+) -> list[str]:
     """The faults that a bundle's canary finds in the engine that serves `base`; none without a canary.
 
     Raises:
@@ -142,8 +161,11 @@ async def check_canary(asker: Asker, bundle: Bundle, handle: TaskHandle, *, base
     reason = passed_over(bundle.canary, asker, base)
     if reason is not None:
         logger.warning("task %s: its canary is passed over: %s", bundle.name, reason)
+        observe(bundle.name, "passed_over", None)
         return []
     report = await ask_canary(asker, bundle, bundle.canary, handle)
+    result = "failed" if report.faults else "passed"
+    observe(bundle.name, result, report.difference / report.tolerance)
     if not report.faults:
         said = "task %s: its canary is found again, %d inputs, %.2g off (%.2g allowed)"
         logger.info(said, bundle.name, len(report.inputs), report.difference, report.tolerance)

@@ -29,6 +29,7 @@ from prompts.errors import (
     TooLargeError,
     UnsupportedError,
 )
+from server.observe.record import note
 
 __all__ = ["ANTHROPIC_PREFIX", "error_response", "status_of"]
 
@@ -70,6 +71,7 @@ def error_response(error: PassepartoutError, *, path: str = "", param: str | Non
     An error that says when to ask again has it in `Retry-After`, in whole seconds.
     """
     status = status_of(error)
+    note(error_code=error.code)
     field = param or getattr(error, "field", None) or _FIELD.get(type(error))
     detail: dict[str, Any] = {
         "message": str(error),

@@ -15,6 +15,13 @@ vLLM serves whatever lives in prometheus_client's default registry (or, with sev
 | `tasks`                | gauge     | state        | bundles "served", of those on the "device", "faulty" |
 | `task_load_seconds`    | histogram | task, tier   | bringing a cold task to the device |
 | `task_info`            | gauge     | task, digest | 1 for the digest that serves, 0 for earlier ones |
+| `task_on_device`       | gauge     | task         | 1 where a request need not wait for it, else 0 |
+| `task_swaps_total`     | counter   | task         | another digest came to serve under the name |
+| `canaries_total`       | counter   | task, result | canaries asked of the engine |
+| `canary_off`           | gauge     | task         | how far off the last one was, of what it may be |
+| `refusals_total`       | counter   | code         | requests refused for who asks, or how much |
+| `under_way`            | gauge     |              | requests on routes that do work, waiting ones too |
+| `waiting`              | gauge     |              | those of them that the engine cannot have begun |
 
 Label values are bounded, but for `digest`: one for each swap. `task`: the name of a task that is or was
 registered, `_base` (no task asked for) or `_unknown` (a name nobody registered). `code`: a string code of
@@ -23,9 +30,12 @@ went away. `stream`: "true" or "false".
 `tier`: where it came from, "host" memory or the "store".
 `kind`: "prompt" (learned rows included), "cached" (the part of "prompt" found in the prefix cache),
 "completion".
+`result`: "passed", "failed", "passed_over" (it says nothing of this engine) or "error" (it could not be
+asked); the `task` of a canary is any name in the store. `code` of a refusal: ours of 401, 403, 404, 413, 429
+and 503.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
@@ -49,6 +59,7 @@ class TaskMetrics:
     def __init__(self, is_registered: Callable[[str], bool], registry: CollectorRegistry = REGISTRY) -> None:
         self._is_registered = is_registered
         self._published: set[tuple[str, str]] = set()
+        self._resident: set[str] = set()
         self._requests = Counter(
             "passepartout_task_requests_total", "Requests per task.", ["task"], registry=registry
         )
@@ -108,6 +119,46 @@ class TaskMetrics:
             multiprocess_mode="max",
         )
 
+        self._add_operations(registry)
+
+    def _add_operations(self, registry: CollectorRegistry) -> None:
+        """What an operator asks of all tasks: where they are, what became of them, who was turned away."""
+        self._on_device = Gauge(
+            "passepartout_task_on_device",
+            "1 where a request need not wait for the task.",
+            ["task"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._swaps = Counter(
+            "passepartout_task_swaps_total", "Digests exchanged per task.", ["task"], registry=registry
+        )
+        self._canaries = Counter(
+            "passepartout_canaries_total", "Canaries asked.", ["task", "result"], registry=registry
+        )
+        self._canary_off = Gauge(
+            "passepartout_canary_off",
+            "Difference of the last canary, of what it may be.",
+            ["task"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._refusals = Counter(
+            "passepartout_refusals_total", "Requests refused.", ["code"], registry=registry
+        )
+        self._under_way = Gauge(
+            "passepartout_under_way",
+            "Requests on routes that do work.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._waiting = Gauge(
+            "passepartout_waiting",
+            "Requests the engine cannot have begun.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+
     def label(self, task: str | None) -> str:
         """The bounded label value of a task's name as a client sent it."""
         if task is None:
@@ -146,6 +197,30 @@ class TaskMetrics:
             self._tasks.labels(state).set(count)
         for name, digest in self._published - served.items():
             self._info.labels(name, digest).set(0)
+            if name in served:
+                self._swaps.labels(name).inc()
         for name, digest in served.items():
             self._info.labels(name, digest).set(1)
         self._published = set(served.items())
+
+    def residency(self, on_device: Mapping[str, bool]) -> None:
+        """Publish which of the tasks that are served are on the device; what is served no more is not."""
+        for name in self._resident - on_device.keys():
+            self._on_device.labels(name).set(0)
+        for name, is_there in on_device.items():
+            self._on_device.labels(name).set(is_there)
+        self._resident = set(on_device)
+
+    def canary(self, task: str, result: str, off: float | None) -> None:
+        """Count a canary that was asked. `off`: its difference, of what it may be; None: it says nothing."""
+        self._canaries.labels(task, result).inc()
+        if off is not None:
+            self._canary_off.labels(task).set(off)
+
+    def refused(self, code: str) -> None:
+        self._refusals.labels(code).inc()
+
+    def queue(self, *, under_way: int, waiting: int) -> None:
+        """Publish what the gate has let in."""
+        self._under_way.set(under_way)
+        self._waiting.set(waiting)

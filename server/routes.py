@@ -73,7 +73,8 @@ def add_routes(app: FastAPI, service: Service) -> None:
         200 `ready`: the engine is up and every bundle of the store is served. 200 `degraded`: the engine is
         up, some bundles are refused, each listed with its faults; the good ones serve, so a load balancer
         keeps the server. 503 `no_tasks`: every bundle of the store is refused. 503 `starting` or
-        `engine_down`: nothing is answered. Where the server has keys, all but the word is for admins.
+        `engine_down`: nothing is answered; `draining`: what is under way is, and then the server stops.
+        Where the server has keys, all but the word is for admins.
         """
         status, body = await _readiness(service)
         return JSONResponse(body, status_code=status)
@@ -89,6 +90,8 @@ async def _readiness(service: Service) -> tuple[HTTPStatus, dict[str, Any]]:
     tasks = service.tasks
     if not tasks.loaded:
         state, status = "starting", HTTPStatus.SERVICE_UNAVAILABLE
+    elif service.access.gate.is_closed:
+        state, status = "draining", HTTPStatus.SERVICE_UNAVAILABLE
     elif not await service.engine_is_healthy():
         state, status = "engine_down", HTTPStatus.SERVICE_UNAVAILABLE
     elif tasks.faults and not tasks.tasks:
