@@ -9,6 +9,7 @@
     │   ├── PictureRequiredError      the task works on a picture and the request has none
     │   ├── NoFrameError              a frame was asked for of a task that has none
     │   ├── TaskNotFoundError         no task of that name: never answered by the base model
+    │   ├── ModelNotFoundError        no model of that name is listed
     │   ├── TaskConflictError         one request names two different tasks
     │   ├── BaseModelError            a checkpoint folder that cannot be read
     │   ├── BaseModelMismatchError    the bundle was trained for another base model
@@ -48,6 +49,7 @@ __all__ = [
     "InputError",
     "InternalError",
     "InvalidKeyError",
+    "ModelNotFoundError",
     "NoFrameError",
     "NotStagedError",
     "OverloadedError",
@@ -187,6 +189,12 @@ class TaskNotFoundError(InputError):
 
     def __reduce__(self) -> tuple[type["TaskNotFoundError"], tuple[str, list[str]]]:
         return type(self), (self.name, self.known)
+
+
+class ModelNotFoundError(InputError):
+    """No model of that name is listed: neither the base model nor `base:task`."""
+
+    code = "model_not_found"
 
 
 class TaskConflictError(InputError):

@@ -16,6 +16,7 @@ from prompts.errors import (
     InputError,
     InternalError,
     InvalidKeyError,
+    ModelNotFoundError,
     NoFrameError,
     OverloadedError,
     PassepartoutError,
@@ -37,6 +38,7 @@ ANTHROPIC_PREFIX = "/v1/messages"
 
 _STATUS: dict[type[PassepartoutError], HTTPStatus] = {
     TaskNotFoundError: HTTPStatus.NOT_FOUND,
+    ModelNotFoundError: HTTPStatus.NOT_FOUND,
     NoFrameError: HTTPStatus.NOT_FOUND,
     InvalidKeyError: HTTPStatus.UNAUTHORIZED,
     ForbiddenError: HTTPStatus.FORBIDDEN,
@@ -54,6 +56,7 @@ _STATUS: dict[type[PassepartoutError], HTTPStatus] = {
 _FIELD: dict[type[PassepartoutError], str] = {
     TaskNotFoundError: "task",
     TaskConflictError: "task",
+    ModelNotFoundError: "model",
     UnsupportedError: "task",
     PictureRequiredError: "messages",
     PictureError: "messages",

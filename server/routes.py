@@ -6,6 +6,7 @@
 | `GET /v1/tasks/{name}`             | one task; 404 `task_not_found` |
 | `GET /v1/tasks/{name}/preview.png` | its frame around a grey picture; 404 `task_has_no_frame` |
 | `GET /v1/models`                   | vLLM's list and one `base:task` per task, with `parent` |
+| `GET /v1/models/{id}`              | one of them; 404 `model_not_found` |
 | `GET /ready`                       | see `ready` |
 """
 
@@ -18,7 +19,8 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from prompts.bundle import Bundle
-from prompts.errors import PassepartoutError
+from prompts.errors import ModelNotFoundError, PassepartoutError
+from prompts.faults import fault, shown
 from prompts.frame import preview
 from server.access.caller import is_admin, may_see, require_task
 from server.errors import error_response
@@ -62,9 +64,17 @@ def add_routes(app: FastAPI, service: Service) -> None:
     @router.get("/v1/models")
     async def list_models(request: Request) -> JSONResponse:
         """The base model's names, and one `base:task` per task."""
-        models = await list_base_models(request.app.state)
-        models["data"] += [_as_model(task, models["data"]) for task in _seen(service)]
-        return JSONResponse(models)
+        return JSONResponse(await _models(request, service))
+
+    @router.get("/v1/models/{name}")
+    async def show_model(name: str, request: Request) -> JSONResponse:
+        """One of them."""
+        listed = (await _models(request, service))["data"]
+        found = next((one for one in listed if one["id"] == name), None)
+        if found is None:
+            expected, cure = "a model that is listed", "GET /v1/models lists them"
+            raise ModelNotFoundError(fault("model", expected=expected, came=shown(name), cure=cure))
+        return JSONResponse(found)
 
     @router.get("/ready")
     async def ready() -> JSONResponse:
@@ -111,6 +121,12 @@ async def _readiness(service: Service) -> tuple[HTTPStatus, dict[str, Any]]:
     if access.book is not None:
         body["keys_refused"] = access.book.faults
     return status, body
+
+
+async def _models(request: Request, service: Service) -> dict[str, Any]:
+    models = await list_base_models(request.app.state)
+    models["data"] += [_as_model(task, models["data"]) for task in _seen(service)]
+    return models
 
 
 def _seen(service: Service) -> list[ServedTask]:

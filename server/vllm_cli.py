@@ -103,8 +103,8 @@ def configure(args: argparse.Namespace, config: ServeConfig, *, is_cpu: bool) ->
 def _observe(args: argparse.Namespace, config: ServeConfig) -> None:
     """Logs, spans and the end. Access lines and request ids are ours: vLLM's would be a second one each.
 
-    `args.has_access_log`: what the user said of vLLM's. An engine process that gets the signal too goes on as
-    long as the server does.
+    `args.has_access_log`: what the user said of vLLM's. `shutdown_timeout` is how long vLLM's first process
+    lets several front ends live; one alone drains before anything of vLLM's stops.
     """
     from vllm.config.logging import LoggingConfig
 
@@ -112,7 +112,8 @@ def _observe(args: argparse.Namespace, config: ServeConfig) -> None:
     args.disable_uvicorn_access_log = True
     args.enable_request_id_headers = False
     args.otlp_traces_endpoint = find_trace_endpoint(args.otlp_traces_endpoint)
-    args.shutdown_timeout = max(args.shutdown_timeout, config.drain_seconds)
+    if (args.api_server_count or 1) > 1:
+        args.shutdown_timeout = max(args.shutdown_timeout, config.drain_seconds)
     if config.log_format == "json":
         args.logging_config = replace(
             getattr(args, "logging_config", None) or LoggingConfig(), formatter="json"

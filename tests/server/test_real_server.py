@@ -391,13 +391,10 @@ def test_every_route_of_vllms_is_known(client: httpx.Client, log: Path) -> None:
     assert {*paths, *posts} - ROUTE_LEVELS.keys() == set()
 
 
-def test_a_request_can_be_followed_through_log_and_spans(
-    client: httpx.Client, collector: Collector, log: Path
-) -> None:
+def test_log_and_spans_follow_a_request(client: httpx.Client, collector: Collector, log: Path) -> None:
     require_spans_and_lines(client, collector, log)
     require_json(log)
 
 
 def test_last_the_server_stops_when_its_streams_have_ended(client: httpx.Client, log: Path) -> None:
-    """No test after this one finds it."""
     require_drain(client, log)
