@@ -59,6 +59,7 @@ Every other option goes to vLLM's server as it is: --host, --port, --dtype, --ma
 
 Other defaults than vLLM's:
   --served-model-name    base
+  --enable-prompt-tokens-details  on: `usage` says how many tokens of a prompt were cached
   --otlp-traces-endpoint  as OpenTelemetry's variables say (OTEL_EXPORTER_OTLP_ENDPOINT, …)
   --kv-cache-memory-bytes  on a CPU, unless VLLM_CPU_KVCACHE_SPACE is set: a quarter of the free memory,
                          1 GiB at least and 4 GiB at most

@@ -95,6 +95,7 @@ def configure(args: argparse.Namespace, config: ServeConfig, *, is_cpu: bool) ->
         args.additional_config, front_ends=args.api_server_count or 1
     )
     args.served_model_name = args.served_model_name or [BASE_NAME]
+    args.enable_prompt_tokens_details = True  # clients see how much of a prompt was cached
     _observe(args, config)
     if is_cpu and args.kv_cache_memory_bytes is None and not has_cache_size():
         args.kv_cache_memory_bytes = cache_bytes()

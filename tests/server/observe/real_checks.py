@@ -47,9 +47,10 @@ def require_spans_and_lines(client: httpx.Client, collector: Collector, log: Pat
     assert (said["passepartout.task"], said["passepartout.digest"]) == ("texty", digest)
     assert (line["route"], line["status"], line["task"], line["digest"]) == (CHAT, 200, "texty", digest)
     assert (line["key"], line["completion_tokens"]) == ("boss", 8)
+    _require_json(log)
 
 
-def require_json(log: Path) -> None:
+def _require_json(log: Path) -> None:
     """vLLM's lines and uvicorn's are objects too, and nobody's address is in one."""
     lines = log.read_text().splitlines()
     read = [json.loads(line) for line in lines if line.startswith("{")]
