@@ -1,16 +1,13 @@
-"""What openai-python asks the started real server of a task, beyond an answer: all that vLLM's API has."""
-
-import json
+"""What openai-python asks the started real server of a task, beyond an answer: what vLLM's API has."""
 
 import openai
 
 ASKED = [{"role": "user", "content": "hello there, how are you today? " * 40}]
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-TOOL = {"type": "function", "function": {"name": "count", "parameters": SCHEMA}}
 
 
 def require_the_surface(url: str, key: str) -> None:
-    """Several choices with logprobs, cached tokens, a schema, a tool; other endpoints; the model shown."""
+    """Several choices with logprobs, cached tokens, a schema; other endpoints; the model shown."""
     with openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=120) as client:
         given = {"model": "base:texty", "max_tokens": 4, "extra_body": {"ignore_eos": True}}
         for cached in (False, True):
@@ -22,9 +19,9 @@ def require_the_surface(url: str, key: str) -> None:
             assert [len(one.top_logprobs) for one in told] == [2] * 4
             details = answer.usage.prompt_tokens_details
             assert (details is not None and (details.cached_tokens or 0) >= 128) or not cached
-        _require_structure(client)
         _require_other_endpoints(client)
         assert client.models.retrieve("base:texty").id == "base:texty"
+        _require_structure(client)
 
 
 def _require_structure(client: openai.OpenAI) -> None:
@@ -33,12 +30,6 @@ def _require_structure(client: openai.OpenAI) -> None:
     shape = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}
     found = ask(**given, response_format=shape)  # type: ignore[call-overload]
     assert found.choices[0].message.content.lstrip().startswith("{")
-    choice = {"type": "function", "function": {"name": "count"}}
-    called = ask(**given, tools=[TOOL], tool_choice=choice)  # type: ignore[call-overload]
-    [call] = called.choices[0].message.tool_calls
-    assert (call.function.name, call.function.arguments.lstrip()[:1]) == ("count", "{")
-    if called.choices[0].finish_reason != "length":
-        assert isinstance(json.loads(call.function.arguments)["n"], int)
 
 
 def _require_other_endpoints(client: openai.OpenAI) -> None:
