@@ -15,6 +15,7 @@
     │   ├── VersionRefusedError       the version cannot be served by this engine
     │   ├── PreconditionError         the task is not as the one who changes it last saw it
     │   ├── ReadOnlyStoreError        the store cannot be written
+    │   ├── ModelNotFoundError        no model of that name is listed
     │   ├── TaskConflictError         one request names two different tasks
     │   ├── BaseModelError            a checkpoint folder that cannot be read
     │   ├── BaseModelMismatchError    the bundle was trained for another base model
@@ -26,6 +27,7 @@
     │   └── TooLargeError             more bytes or more pictures than the server reads
     └── InternalError                 ours to cure (HTTP 5xx)
         ├── OverloadedError           more requests than the server queues; ask again later
+        │   └── DrainingError         the server stops; another one, or the next, answers
         ├── CapacityError             no room left for a task's prompts
         └── EngineError               the engine did not do what it was told
             ├── StaleBundleError      the store holds something else in the bundle's place by now
@@ -47,11 +49,13 @@ __all__ = [
     "BundleError",
     "CapacityError",
     "ConfigError",
+    "DrainingError",
     "EngineError",
     "ForbiddenError",
     "InputError",
     "InternalError",
     "InvalidKeyError",
+    "ModelNotFoundError",
     "NoFrameError",
     "NotStagedError",
     "OverloadedError",
@@ -211,6 +215,12 @@ class TaskNotFoundError(InputError):
         return type(self), (self.name, self.known)
 
 
+class ModelNotFoundError(InputError):
+    """No model of that name is listed: neither the base model nor `base:task`."""
+
+    code = "model_not_found"
+
+
 class TaskConflictError(InputError):
     """One request names different tasks in different places. `named`: place -> task."""
 
@@ -339,6 +349,12 @@ class OverloadedError(_LaterError, InternalError):
     """As many requests wait as the server lets wait."""
 
     code = "overloaded"
+
+
+class DrainingError(OverloadedError):
+    """The server is about to stop and answers only what it has begun."""
+
+    code = "draining"
 
 
 class CapacityError(InternalError):

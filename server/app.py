@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
+from opentelemetry.trace import get_tracer
 from starlette.datastructures import State
 from starlette.middleware import Middleware
 
@@ -28,6 +29,8 @@ from server.config import ServeConfig, cache_secret, find_api_keys
 from server.engine.residency import Residency
 from server.log import logger
 from server.middleware import TaskMiddleware
+from server.observe.middleware import ObserveMiddleware
+from server.observe.spans import NAME, Tracing
 from server.outside.fetch import Fetcher
 from server.page.routes import add_page
 from server.routes import add_routes
@@ -35,16 +38,25 @@ from server.served import Loader
 from server.service import Service
 from server.sources import FollowedSource
 from server.vllm_canary import ServerAsker
-from server.vllm_engine import AllEngines, find_model_folder, is_healthy, watch_encode, watch_generate
+from server.vllm_engine import (
+    AllEngines,
+    find_model_folder,
+    is_healthy,
+    watch_encode,
+    watch_generate,
+    watch_shutdown,
+)
 from server.vllm_models import echo_alias
 
 __all__ = [
     "PassepartoutEndpoints",
     "attach",
     "fill_access",
+    "fill_observation",
     "follow_keys",
     "follow_source",
     "follow_store",
+    "put_outermost",
     "start",
     "with_canaries",
 ]
@@ -58,10 +70,12 @@ class PassepartoutEndpoints:
 
     def __init__(self) -> None:
         self._service = Service()
+        self._app: FastAPI | None = None
         self._following: list[asyncio.Task[None]] = []
 
     def attach_router(self, app: FastAPI) -> None:
         """Add routes and middleware."""
+        self._app = app
         attach(app, self._service)
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
@@ -73,6 +87,9 @@ class PassepartoutEndpoints:
         """
         config = ServeConfig.from_namespace(args)
         fill_access(self._service.access, config, args, engine_client.vllm_config)
+        fill_observation(self._service, args, engine_client.vllm_config)
+        if self._app is not None:
+            put_outermost(self._app)
         names = args.served_model_name or [args.model]
         folder = find_model_folder(engine_client.model_config)
         share = args.api_server_count or 1
@@ -81,11 +98,12 @@ class PassepartoutEndpoints:
         residency.observe_load = self._service.metrics.load
         self._service.engine_is_healthy = partial(is_healthy, engine_client)
         self._service.local_files = bool(args.allowed_local_media_path)
-        loader = with_canaries(residency, engine_client, state.online_renderer, config)
+        loader = with_canaries(residency, engine_client, state.online_renderer, config, self._service)
         reader = await start(self._service, config, base_names=tuple(names), loader=loader)
         echo_alias(state)
         watch_generate(engine_client, self._service.metrics)
         watch_encode(engine_client)
+        watch_shutdown(engine_client, self._service.access.gate, seconds=config.drain_seconds)
         watch_frames(self._service)
         self._following = []
         if config.source:
@@ -115,12 +133,36 @@ def fill_access(access: Access, config: ServeConfig, args: Namespace, engine_con
         access.book = KeyBook.read(config.keys, secret=cache_secret(), clock=access.clock)
 
 
-def with_canaries(residency: Residency, engine: Any, renderer: Any, config: ServeConfig) -> Loader:
+def fill_observation(service: Service, args: Namespace, engine_config: Any) -> None:
+    """Which requests are logged, and where spans go, as the options say; `engine_config` is vLLM's."""
+    service.watch_queue()
+    service.has_access_log = getattr(args, "has_access_log", True)
+    quiet = args.disable_access_log_for_endpoints or ""
+    service.quiet_routes = frozenset(name for one in quiet.split(",") if (name := one.strip()))
+    if engine_config.observability_config.otlp_traces_endpoint is not None:
+        service.tracing = Tracing(get_tracer(NAME))
+
+
+def put_outermost(app: FastAPI) -> None:
+    """vLLM puts its own middleware around that of plugins; what it refuses is to have a line in the log."""
+    ours: object = ObserveMiddleware
+    app.user_middleware.sort(key=lambda one: one.cls is not ours)
+
+
+def with_canaries(
+    residency: Residency, engine: Any, renderer: Any, config: ServeConfig, service: Service
+) -> Loader:
     """The loader that asks each bundle's canary, or `residency` itself where they are switched off."""
     if config.canary == "off":
         return residency
     asker = ServerAsker(engine, renderer)
-    return CanaryLoader(residency, asker, base=residency.base, only_warn=config.canary == "warn")
+    return CanaryLoader(
+        residency,
+        asker,
+        base=residency.base,
+        only_warn=config.canary == "warn",
+        observe=service.metrics.canary,
+    )
 
 
 def watch_frames(service: Service) -> None:
@@ -132,6 +174,7 @@ def watch_frames(service: Service) -> None:
 
 def attach(app: FastAPI, service: Service) -> None:
     """Put the middleware, our routes and the page on `app`: who asks is asked first."""
+    app.user_middleware.append(Middleware(ObserveMiddleware, service=service))
     app.user_middleware.append(Middleware(AccessMiddleware, access=service.access))
     app.user_middleware.append(Middleware(TaskMiddleware, service=service))
     add_routes(app, service)

@@ -9,9 +9,7 @@ The logger `passepartout.audit` writes it to stderr and, with `--audit-log FILE`
 
 import json
 import logging
-import re
 import sys
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,11 +19,9 @@ from prompts.errors import ConfigError
 from prompts.faults import fault
 from prompts.routing import Share
 from server.access.caller import CURRENT_CALLER
+from server.observe.record import CURRENT_RECORD
 
-__all__ = ["REQUEST_ID_HEADER", "Change", "audit", "open_audit", "request_id"]
-
-REQUEST_ID_HEADER = "X-Request-Id"
-_PLAIN_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+__all__ = ["Change", "audit", "open_audit"]
 
 _log = logging.getLogger("passepartout.audit")
 
@@ -36,7 +32,6 @@ class Change:
 
     event: str
     task: str
-    request_id: str
 
 
 def open_audit(file: Path | None) -> None:
@@ -65,13 +60,13 @@ def open_audit(file: Path | None) -> None:
 
 def audit(change: Change, before: Sequence[Share], after: Sequence[Share], *, outcome: str) -> None:
     """Write one line. `outcome`: `done`, or the code of the error; then `after` is as `before`."""
-    caller = CURRENT_CALLER.get()
+    caller, record = CURRENT_CALLER.get(), CURRENT_RECORD.get()
     line = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "event": change.event,
         "task": change.task,
         "by": caller.name if caller is not None else None,
-        "request_id": change.request_id,
+        "request_id": record.request_id if record is not None else None,
         "outcome": outcome,
         "digest_before": before[0].digest if before else None,
         "digest_after": after[0].digest if after else None,
@@ -79,8 +74,3 @@ def audit(change: Change, before: Sequence[Share], after: Sequence[Share], *, ou
         "traffic_after": [one.model_dump() for one in after],
     }
     _log.info("%s", json.dumps(line, ensure_ascii=True))
-
-
-def request_id(given: str | None) -> str:
-    """The id that the client sent where it is a plain one, else a new one."""
-    return given if given is not None and _PLAIN_ID.fullmatch(given) else uuid.uuid4().hex

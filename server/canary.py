@@ -7,7 +7,7 @@ request. Choices are left out: the first token is compared before they mask any.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -28,6 +28,12 @@ from server.usage import apply_usage
 __all__ = ["Asker", "CanaryLoader", "ask_canary", "check_canary", "conversations_of", "passed_over"]
 
 Messages = list[dict[str, Any]]
+Observe = Callable[[str, str, float | None], None]
+"""Is told a task's name, the state of its canary or `error`, and how far off that was, of what it may be."""
+
+
+def _nobody(task: str, result: str, off: float | None) -> None:
+    """Nobody is told."""
 
 
 class Asker(Protocol):
@@ -52,10 +58,19 @@ class Asker(Protocol):
 class CanaryLoader:
     """A `Loader` that lets no task through that fails its canary. What passed is not asked again of a digest.
 
-    `only_warn`: what fails is served all the same, and the log says so.
+    `only_warn`: what fails is served all the same, and the log says so. `observe`: see `Observe`.
     """
 
-    def __init__(self, inner: Loader, asker: Asker, *, base: BaseModelRef, only_warn: bool = False) -> None:
+    def __init__(
+        self,
+        inner: Loader,
+        asker: Asker,
+        *,
+        base: BaseModelRef,
+        only_warn: bool = False,
+        observe: Observe = _nobody,
+    ) -> None:
+        self._observe = observe
         self._inner, self._asker, self._base, self._only_warn = inner, asker, base, only_warn
         self._passed: dict[str, Canary] = {}
         self._results: dict[str, CanaryResult] = {}
@@ -128,11 +143,14 @@ class CanaryLoader:
         try:
             faults, result = await check_canary(self._asker, bundle, handle, base=self._base)
         except PassepartoutError:
+            self._observe(bundle.name, "error", None)
             raise
         except Exception as error:  # of the engine, or of an odd canary: one bundle's fault, nobody else's
+            self._observe(bundle.name, "error", None)
             logger.exception("task %s: its canary could not be asked", bundle.name)
             raise EngineError(f"canary: {type(error).__name__}: {error}") from error
         self._results[bundle.digest] = result
+        self._observe(bundle.name, result.state, result.off)
         if faults and not self._only_warn:
             raise BundleError(bundle.path or Path(bundle.name), faults)
         for one in faults:

@@ -21,3 +21,10 @@ class CanaryResult:
     inputs: int | None = None
     difference: float | None = None
     tolerance: float | None = None
+
+    @property
+    def off(self) -> float | None:
+        """The difference, of what it may be; None where nothing was compared."""
+        if self.difference is None or self.tolerance is None:
+            return None
+        return self.difference / self.tolerance

@@ -52,6 +52,8 @@ _HELP: dict[str, tuple[str, str]] = {
     "max_pictures": ("N", "pictures of one request"),
     "max_picture_mb": ("N", "a picture that is fetched"),
     "picture_seconds": ("S", "to fetch a picture, redirects included"),
+    "log_format": ("WHAT", "text, or json: one object a line, of vLLM and uvicorn too"),
+    "drain_seconds": ("S", "for requests under way to end when the server is told to stop; new ones get 503"),
     "store_seconds": (
         "S",
         "between two looks at the store (and the keys) for what came, changed or went; 0: never",
@@ -66,6 +68,8 @@ Every other option goes to vLLM's server as it is: --host, --port, --dtype, --ma
 
 Other defaults than vLLM's:
   --served-model-name    base
+  --enable-prompt-tokens-details  on: `usage` says how many tokens of a prompt were cached
+  --otlp-traces-endpoint  as OpenTelemetry's variables say (OTEL_EXPORTER_OTLP_ENDPOINT, …)
   --kv-cache-memory-bytes  on a CPU, unless VLLM_CPU_KVCACHE_SPACE is set: a quarter of the free memory,
                          1 GiB at least and 4 GiB at most
 

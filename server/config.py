@@ -13,6 +13,7 @@ from hashlib import sha256
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from prompts.errors import ConfigError
 from prompts.faults import fault
@@ -26,6 +27,7 @@ from server.outside.hosts import Host, parse_hosts
 
 __all__ = [
     "CANARY_MODES",
+    "LOG_FORMATS",
     "PLUGIN_NAME",
     "ServeConfig",
     "cache_secret",
@@ -39,6 +41,10 @@ _SECRET = "PASSEPARTOUT_CACHE_SECRET"
 _LEAST_SECRET = 32
 _MAY_BE_0 = {"least": 0}
 CANARY_MODES = ("refuse", "warn", "off")
+LOG_FORMATS = ("text", "json")
+_OTLP = "OTEL_EXPORTER_OTLP_"
+_HTTP_PATH, _HTTP_PORT = "/v1/traces", 4318
+"""Of OTLP over HTTP, as OpenTelemetry's specification has them."""
 _ENDPOINT_GROUP = "vllm.endpoint_plugins"
 _OTHER_GROUPS = (
     "vllm.general_plugins",
@@ -65,7 +71,8 @@ class ServeConfig:
     changes of tasks are written to, beside stderr. `max_queued`: requests beyond
     those that the engine runs at a time. `max_body_mb`: a request's body. `picture_hosts`: names, with commas
     between, that pictures may be fetched from; `max_pictures` of a request; `max_picture_mb` and
-    `picture_seconds` of each that is fetched.
+    `picture_seconds` of each that is fetched. `log_format`: `text` or `json`. `drain_seconds`: that requests
+    under way have to end once the server is told to stop.
     """
 
     tasks: Path
@@ -92,6 +99,8 @@ class ServeConfig:
     max_pictures: int = 32
     max_picture_mb: int = 16
     picture_seconds: int = 10
+    log_format: str = "text"
+    drain_seconds: int = field(default=25, metadata=_MAY_BE_0)
 
     def __post_init__(self) -> None:
         faults = [
@@ -112,9 +121,10 @@ class ServeConfig:
         if not 1 <= self.source_seconds < math.inf:
             came, cure = str(self.source_seconds), "give seconds"
             faults.append(fault("--source-seconds", expected="1 or more", came=came, cure=cure))
-        if self.canary not in CANARY_MODES:
-            expected, cure = " or ".join(CANARY_MODES), "correct the word"
-            faults.append(fault("--canary", expected=expected, came=self.canary, cure=cure))
+        for name, words in (("canary", CANARY_MODES), ("log_format", LOG_FORMATS)):
+            if (came := getattr(self, name)) not in words:
+                expected = " or ".join(words)
+                faults.append(fault(_option(name), expected=expected, came=came, cure="correct the word"))
         if not self.tasks.is_dir():
             came = "a file" if self.tasks.exists() else "nothing"
             cure = f"create the folder {self.tasks} or correct the path"
@@ -227,6 +237,29 @@ def cache_secret(environment: MutableMapping[str, str] = os.environ) -> bytes:
 def find_api_keys(given: list[str] | None, environment: MutableMapping[str, str] = os.environ) -> list[str]:
     """The keys that vLLM's own middleware asks for: of `--api-key` as parsed, else of VLLM_API_KEY."""
     return [key for key in (given or [environment.get("VLLM_API_KEY", "")]) if key]
+
+
+def find_trace_endpoint(given: str | None, environment: MutableMapping[str, str] = os.environ) -> str | None:
+    """Where spans go, None: nowhere. `given`: of --otlp-traces-endpoint; else OpenTelemetry's variables say.
+
+    vLLM reads the protocol of one variable alone and takes gRPC otherwise: what the others say, or the
+    address shows, is put there.
+    """
+    is_off = environment.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    if is_off or (given is None and environment.get("OTEL_TRACES_EXPORTER") == "none"):
+        return None
+    general = environment.get(f"{_OTLP}ENDPOINT", "")
+    endpoint = given or environment.get(f"{_OTLP}TRACES_ENDPOINT", "")
+    if not (endpoint or general):
+        return None
+    address = urlsplit(endpoint or general)
+    is_http = address.path.endswith(_HTTP_PATH) or address.port == _HTTP_PORT
+    protocol = environment.get(f"{_OTLP}PROTOCOL") or ("http/protobuf" if is_http else "grpc")
+    protocol = environment.setdefault(f"{_OTLP}TRACES_PROTOCOL", protocol)
+    environment.setdefault("OTEL_SERVICE_NAME", PLUGIN_NAME)
+    if not endpoint:
+        endpoint = general if protocol == "grpc" else general.rstrip("/") + _HTTP_PATH
+    return endpoint
 
 
 def has_cache_size(environment: MutableMapping[str, str] = os.environ) -> bool:

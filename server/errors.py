@@ -16,6 +16,7 @@ from prompts.errors import (
     InputError,
     InternalError,
     InvalidKeyError,
+    ModelNotFoundError,
     NoFrameError,
     OverloadedError,
     PassepartoutError,
@@ -33,6 +34,7 @@ from prompts.errors import (
     VersionNotFoundError,
     VersionRefusedError,
 )
+from server.observe.record import note
 
 __all__ = ["ANTHROPIC_PREFIX", "error_response", "status_of"]
 
@@ -40,6 +42,7 @@ ANTHROPIC_PREFIX = "/v1/messages"
 
 _STATUS: dict[type[PassepartoutError], HTTPStatus] = {
     TaskNotFoundError: HTTPStatus.NOT_FOUND,
+    ModelNotFoundError: HTTPStatus.NOT_FOUND,
     NoFrameError: HTTPStatus.NOT_FOUND,
     VersionNotFoundError: HTTPStatus.NOT_FOUND,
     VersionRefusedError: HTTPStatus.CONFLICT,
@@ -61,6 +64,7 @@ _STATUS: dict[type[PassepartoutError], HTTPStatus] = {
 _FIELD: dict[type[PassepartoutError], str] = {
     TaskNotFoundError: "task",
     TaskConflictError: "task",
+    ModelNotFoundError: "model",
     UnsupportedError: "task",
     PictureRequiredError: "messages",
     PictureError: "messages",
@@ -78,6 +82,7 @@ def error_response(error: PassepartoutError, *, path: str = "", param: str | Non
     An error that says when to ask again has it in `Retry-After`, in whole seconds.
     """
     status = status_of(error)
+    note(error_code=error.code)
     field = param or getattr(error, "field", None) or _FIELD.get(type(error))
     detail: dict[str, Any] = {
         "message": str(error),

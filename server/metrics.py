@@ -12,9 +12,16 @@ vLLM serves whatever lives in prometheus_client's default registry (or, with sev
 | `task_ttft_seconds`    | histogram | task, stream | from arrival to the engine's first token |
 | `task_tokens_total`    | counter   | task, kind   | tokens the engine read and wrote |
 | `frame_seconds`        | histogram | task         | putting the learned frame on one picture |
-| `tasks`                | gauge     | state        | bundles "served", of those on the "device", "faulty" |
+| `tasks`                | gauge     | state        | tasks "served", on the "device"; bundles "faulty" |
 | `task_load_seconds`    | histogram | task, tier   | bringing a cold task to the device |
 | `task_info`            | gauge     | task, digest | 1 for each digest that serves, 0 for earlier ones |
+| `task_on_device`       | gauge     | task         | 1 where no request need wait for it, else 0 |
+| `task_swaps_total`     | counter   | task         | another digest came to serve under the name |
+| `canaries_total`       | counter   | task, result | canaries asked of the engine |
+| `canary_off`           | gauge     | task         | how far off the last one was, of what it may be |
+| `refusals_total`       | counter   | code         | requests refused for who asks, or how much |
+| `under_way`            | gauge     |              | requests on routes that do work, waiting ones too |
+| `waiting`              | gauge     |              | those of them that the engine cannot have begun |
 
 Label values are bounded, but for `digest`: one for each bundle that served. `task`: the name of a task that
 is or was registered, `_base` (no task asked for) or `_unknown` (a name nobody registered). `code`: a string
@@ -23,9 +30,12 @@ client went away. `stream`: "true" or "false".
 `tier`: where it came from, "host" memory or the "store".
 `kind`: "prompt" (learned rows included), "cached" (the part of "prompt" found in the prefix cache),
 "completion".
+`result`: "passed", "failed", "passed_over" (it says nothing of this engine) or "error" (it could not be
+asked); the `task` of a canary is any name in the store. `code` of a refusal: ours of 401, 403, 404, 413, 429
+and 503.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
@@ -108,6 +118,46 @@ class TaskMetrics:
             multiprocess_mode="max",
         )
 
+        self._add_operations(registry)
+
+    def _add_operations(self, registry: CollectorRegistry) -> None:
+        """What an operator asks of all tasks: where they are, what became of them, who was turned away."""
+        self._on_device = Gauge(
+            "passepartout_task_on_device",
+            "1 where a request need not wait for the task.",
+            ["task"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._swaps = Counter(
+            "passepartout_task_swaps_total", "Digests exchanged per task.", ["task"], registry=registry
+        )
+        self._canaries = Counter(
+            "passepartout_canaries_total", "Canaries asked.", ["task", "result"], registry=registry
+        )
+        self._canary_off = Gauge(
+            "passepartout_canary_off",
+            "Difference of the last canary, of what it may be.",
+            ["task"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._refusals = Counter(
+            "passepartout_refusals_total", "Requests refused.", ["code"], registry=registry
+        )
+        self._under_way = Gauge(
+            "passepartout_under_way",
+            "Requests on routes that do work.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._waiting = Gauge(
+            "passepartout_waiting",
+            "Requests the engine cannot have begun.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+
     def label(self, task: str | None) -> str:
         """The bounded label value of a task's name as a client sent it."""
         if task is None:
@@ -140,13 +190,37 @@ class TaskMetrics:
     def load(self, task: str, tier: str, seconds: float) -> None:
         self._load.labels(self.label(task), tier).observe(seconds)
 
-    def store(self, *, served: Collection[tuple[str, str]], on_device: int, faulty: int) -> None:
-        """Publish what is served (name, digest), how much of it is hot, how many bundles are refused."""
-        names = {name for name, _ in served}
-        for state, count in (("served", len(names)), ("device", on_device), ("faulty", faulty)):
+    def store(self, served: Mapping[str, Mapping[str, bool]], *, faulty: int) -> None:
+        """Publish what serves each task, digest -> whether it is on the device; `faulty`: bundles refused."""
+        on_device = {name: all(versions.values()) for name, versions in served.items()}
+        for state, count in (
+            ("served", len(served)),
+            ("device", sum(on_device.values())),
+            ("faulty", faulty),
+        ):
             self._tasks.labels(state).set(count)
-        for name, digest in self._published - set(served):
+        before, now = self._published, {(name, digest) for name in served for digest in served[name]}
+        names_before = {name for name, _ in before}
+        for name, digest in before - now:
             self._info.labels(name, digest).set(0)
-        for name, digest in served:
+        for name, digest in now - before:
             self._info.labels(name, digest).set(1)
-        self._published = set(served)
+            if name in names_before:
+                self._swaps.labels(name).inc()
+        for name in names_before | served.keys():
+            self._on_device.labels(name).set(on_device.get(name, False))
+        self._published = now
+
+    def canary(self, task: str, result: str, off: float | None) -> None:
+        """Count a canary that was asked. `off`: its difference, of what it may be; None: it says nothing."""
+        self._canaries.labels(task, result).inc()
+        if off is not None:
+            self._canary_off.labels(task).set(off)
+
+    def refused(self, code: str) -> None:
+        self._refusals.labels(code).inc()
+
+    def queue(self, *, under_way: int, waiting: int) -> None:
+        """Publish what the gate has let in."""
+        self._under_way.set(under_way)
+        self._waiting.set(waiting)

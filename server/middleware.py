@@ -24,6 +24,7 @@ from server.engine.handles import TaskHandle, using_task
 from server.errors import error_response
 from server.log import logger
 from server.metrics import UNKNOWN_LABEL
+from server.observe.record import note
 from server.outside.inline import fetch_pictures
 from server.pictures import Picture, find_broken, find_fetch_fault
 from server.prepare import Asked, parse_body, prepare_body, resolve_task
@@ -125,6 +126,9 @@ class _Exchange:
     def _resolve(self) -> None:
         self._task = resolve_task(self._asked, self._route, self._service)
         self._label = self._task.name if self._task is not None else None
+        note(model=next(iter(self._service.base_names), None), task=self._label)
+        if self._task is not None:
+            note(digest=self._task.digest)
 
     async def _answer(self, inner: ASGIApp, scope: Scope, receive: Receive, answer: Answer) -> None:
         label = self._label
@@ -145,6 +149,8 @@ class _Exchange:
             await self._answer_failure(error, answer)
         finally:
             CURRENT_SCOPE.reset(token)
+            if answer.error_code is not None:
+                note(error_code=answer.error_code)
             if is_counted:
                 seconds = time.perf_counter() - self._started
                 self._service.metrics.request_ended(label, seconds=seconds, error_code=answer.error_code)

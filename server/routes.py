@@ -3,6 +3,7 @@
 | route | answers |
 |---|---|
 | `GET /v1/models`                   | vLLM's list and one `base:task` per task, with `parent` |
+| `GET /v1/models/{id}`              | one of them; 404 `model_not_found` |
 | `GET /ready`                       | see `ready` |
 """
 
@@ -12,7 +13,8 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from prompts.errors import PassepartoutError
+from prompts.errors import ModelNotFoundError, PassepartoutError
+from prompts.faults import fault, shown
 from server.access.caller import CURRENT_CALLER, is_admin, may_see
 from server.errors import error_response
 from server.served import ServedTask
@@ -30,9 +32,17 @@ def add_routes(app: FastAPI, service: Service) -> None:
     @router.get("/v1/models")
     async def list_models(request: Request) -> JSONResponse:
         """The base model's names, and one `base:task` per task."""
-        models = await list_base_models(request.app.state)
-        models["data"] += [_as_model(task, models["data"]) for task in seen_tasks(service)]
-        return JSONResponse(models)
+        return JSONResponse(await _models(request, service))
+
+    @router.get("/v1/models/{name}")
+    async def show_model(name: str, request: Request) -> JSONResponse:
+        """One of them."""
+        listed = (await _models(request, service))["data"]
+        found = next((one for one in listed if one["id"] == name), None)
+        if found is None:
+            expected, cure = "a model that is listed", "GET /v1/models lists them"
+            raise ModelNotFoundError(fault("model", expected=expected, came=shown(name), cure=cure))
+        return JSONResponse(found)
 
     @router.get("/ready")
     async def ready() -> JSONResponse:
@@ -41,8 +51,8 @@ def add_routes(app: FastAPI, service: Service) -> None:
         200 `ready`: the engine is up and every bundle of the store is served. 200 `degraded`: the engine is
         up, some bundles are refused, each listed with its faults, or the source of the store is away; the
         good ones serve, so a load balancer keeps the server. 503 `no_tasks`: every bundle of the store is
-        refused. 503 `starting` or `engine_down`: nothing is answered. With keys, see `_details` for who is
-        told what.
+        refused. 503 `starting` or `engine_down`: nothing is answered; `draining`: what is under way is, and
+        then the server stops. With keys, see `_details` for who is told what.
         """
         status, body = await _readiness(service)
         return JSONResponse(body, status_code=status)
@@ -59,6 +69,8 @@ async def _readiness(service: Service) -> tuple[HTTPStatus, dict[str, Any]]:
     tasks, source = service.tasks, service.source
     if not tasks.loaded:
         state, status = "starting", HTTPStatus.SERVICE_UNAVAILABLE
+    elif service.access.gate.is_closed:
+        state, status = "draining", HTTPStatus.SERVICE_UNAVAILABLE
     elif not await service.engine_is_healthy():
         state, status = "engine_down", HTTPStatus.SERVICE_UNAVAILABLE
     elif tasks.faults and not tasks.tasks:
@@ -87,6 +99,12 @@ def _details(service: Service) -> dict[str, Any]:
     if book is not None and is_admin():
         details["keys_refused"] = book.faults
     return details
+
+
+async def _models(request: Request, service: Service) -> dict[str, Any]:
+    models = await list_base_models(request.app.state)
+    models["data"] += [_as_model(task, models["data"]) for task in seen_tasks(service)]
+    return models
 
 
 def _as_model(task: ServedTask, base_cards: list[dict[str, Any]]) -> dict[str, Any]:

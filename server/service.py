@@ -10,6 +10,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from prompts.picture import MAX_PIXELS
 from server.access.access import Access
 from server.metrics import TaskMetrics
+from server.observe.spans import Tracing
 from server.outside.fetch import Fetcher
 from server.served import Loader
 from server.sources import FollowedSource
@@ -34,7 +35,8 @@ class Service:
     `access`: who may ask; `fetcher`: gets pictures named by address, of the `max_pictures` of a request.
     `engine_is_healthy`: asks the engine; False before there is one. `store`: the folder that is served, and
     `source`: where it comes from; `loader` brings its tasks to the device; `look` brings the tasks to what it
-    holds now, under `looking`.
+    holds now, under `looking`. `tracing`: where spans go; `has_access_log`: whether requests have a line in
+    the log, but for those of `quiet_routes`.
     """
 
     registry: CollectorRegistry = field(default_factory=lambda: REGISTRY)
@@ -45,6 +47,9 @@ class Service:
     fetcher: Fetcher = field(default_factory=Fetcher)
     tasks: TaskRegistry = field(default_factory=TaskRegistry)
     access: Access = field(default_factory=Access)
+    tracing: Tracing = field(default_factory=Tracing)
+    has_access_log: bool = True
+    quiet_routes: frozenset[str] = frozenset()
     engine_is_healthy: Callable[[], Awaitable[bool]] = _no_engine
     store: Path | None = None
     source: FollowedSource | None = None
@@ -55,12 +60,17 @@ class Service:
 
     def __post_init__(self) -> None:
         self.metrics = TaskMetrics(self.tasks.was_served, self.registry)
+        self.watch_queue()
+
+    def watch_queue(self) -> None:
+        """Have the gate report how many requests are under way; to be called again for another gate."""
+        gate = self.access.gate
+        gate.changed = lambda: self.metrics.queue(under_way=gate.under_way, waiting=gate.waiting)
 
     def publish(self) -> None:
         """Bring the gauges up to what the registry holds."""
-        served = list(self.tasks.tasks.values())
-        self.metrics.store(
-            served=[(task.name, task.digest) for task in served],
-            on_device=sum(task.loader.is_on_device(task.digest) for task in served),
-            faulty=len(self.tasks.faults),
-        )
+        served = {
+            name: {one.digest: one.loader.is_on_device(one.digest) for one, _ in self.tasks.serving(name)}
+            for name in self.tasks.named()
+        }
+        self.metrics.store(served, faulty=len(self.tasks.faults))

@@ -32,7 +32,7 @@ from prompts.faults import fault
 from prompts.frame import preview
 from prompts.routing import Share
 from server.access.caller import may_see, require_task
-from server.audit import REQUEST_ID_HEADER, Change, audit, request_id
+from server.audit import Change, audit
 from server.describe import describe, describe_version, keep_asked
 from server.middleware import DIGEST_HEADER
 from server.resolve import TASK_HEADER
@@ -102,18 +102,18 @@ def _add_changing(router: APIRouter, service: Service) -> None:
         """Activate an installed version, or split the traffic between several."""
         wish = read_wish(await request.body())
         event = "task.split" if wish.traffic is not None else "task.activate"
-        headers = await _change(service, name, event, request, lambda: wished_shares(service, name, wish))
-        return _shown(service, name, headers)
+        await _change(service, name, event, request, lambda: wished_shares(service, name, wish))
+        return _shown(service, name)
 
     @router.post("/v1/tasks/{name}/rollback")
     async def roll_back(name: str, request: Request) -> JSONResponse:
         """Have what served before the last change serve again."""
-        headers = await _change(
+        await _change(
             service, name, "task.rollback", request, lambda: previous_shares(service, _store(service), name)
         )
         if not wanted_shares(service, name):
-            return JSONResponse(_removed(name), headers=headers)
-        return _shown(service, name, headers)
+            return JSONResponse(_removed(name))
+        return _shown(service, name)
 
     @router.delete("/v1/tasks/{name}")
     async def delete_task(name: str, request: Request) -> JSONResponse:
@@ -124,15 +124,15 @@ def _add_changing(router: APIRouter, service: Service) -> None:
                 raise TaskNotFoundError(name, service.tasks.named())
             return ()
 
-        headers = await _change(service, name, "task.delete", request, nothing)
-        return JSONResponse(_removed(name), headers=headers)
+        await _change(service, name, "task.delete", request, nothing)
+        return JSONResponse(_removed(name))
 
 
 async def _change(
     service: Service, name: str, event: str, request: Request, wanted: Callable[[], Shares]
-) -> dict[str, str]:
-    """Change what serves a task to what `wanted` says after a look at the store; the answer's headers."""
-    change = Change(event=event, task=name, request_id=request_id(request.headers.get(REQUEST_ID_HEADER)))
+) -> None:
+    """Change what serves a task to what `wanted` says after a look at the store."""
+    change = Change(event=event, task=name)
     before: Shares = ()
     try:
         folder = _store(service)
@@ -151,13 +151,12 @@ async def _change(
         audit(change, before, before, outcome=error.code)
         raise
     audit(change, before, shares, outcome="done")
-    return {REQUEST_ID_HEADER: change.request_id}
 
 
-def _shown(service: Service, name: str, headers: dict[str, str] | None = None) -> JSONResponse:
+def _shown(service: Service, name: str) -> JSONResponse:
     task = _first(service, name)
     told = {TASK_HEADER: name, DIGEST_HEADER: task.digest, "ETag": etag_of(wanted_shares(service, name))}
-    return JSONResponse(describe(task, service.tasks.serving(name)), headers=told | (headers or {}))
+    return JSONResponse(describe(task, service.tasks.serving(name)), headers=told)
 
 
 def _first(service: Service, name: str) -> ServedTask:

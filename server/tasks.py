@@ -117,19 +117,11 @@ class TaskRegistry:
         Raises:
             TaskNotFoundError: nothing of that name is served.
         """
-        shares = self.shares.get(name)
-        task = self.tasks.get(name)
-        if shares == ():
-            task = None
-        elif shares is not None and len(shares) > 1:
-            up = [
-                (share, one)
-                for slot, share in slots_of(name, shares)
-                if (one := self.tasks.get(slot)) is not None and one.digest == share.digest
-            ]
-            if up:
-                picked = pick_share(name, [share for share, _ in up], sticky)
-                return next(one for share, one in up if share is picked)
+        up = self._up(name)
+        if len(up) > 1:
+            picked = pick_share(name, [share for share, _ in up], sticky)
+            return next(one for share, one in up if share is picked)
+        task = up[0][1] if up else self._first(name)
         if task is None:
             raise TaskNotFoundError(name, self.named())
         return task
@@ -144,12 +136,10 @@ class TaskRegistry:
 
     def serving(self, name: str) -> list[tuple[ServedTask, int]]:
         """Each version that serves that name, with its weight."""
-        found = [
-            (one, share.weight)
-            for slot, share in slots_of(name, self.shares.get(name, ()))
-            if (one := self.tasks.get(slot)) is not None and one.digest == share.digest
-        ]
-        return found or [(one, 1) for key, one in self.named().items() if key == name]
+        found = [(one, share.weight) for share, one in self._up(name)]
+        if not found and (first := self._first(name)) is not None:
+            found = [(first, 1)]
+        return found
 
     def digests(self) -> Mapping[str, str]:
         """Name -> digest of what is served; of several versions the first."""
@@ -163,6 +153,18 @@ class TaskRegistry:
         """Return when nothing is being drained any more."""
         while self._draining:
             await asyncio.wait(self._draining)
+
+    def _up(self, name: str) -> list[tuple[Share, ServedTask]]:
+        """Each version that is to serve that name and is there."""
+        return [
+            (share, one)
+            for slot, share in slots_of(name, self.shares.get(name, ()))
+            if (one := self.tasks.get(slot)) is not None and one.digest == share.digest
+        ]
+
+    def _first(self, name: str) -> ServedTask | None:
+        """What answers where no version that is to serve is up: what served before."""
+        return self.tasks.get(name) or self.named().get(name) if self.shares.get(name) != () else None
 
     def _drop_gone(self, scan: StoreScan, loader: Loader) -> None:
         """A name goes with its bundle; one whose bundle has become faulty stays as it is.
@@ -303,7 +305,7 @@ class TaskRegistry:
             await asyncio.sleep(self.drain_grace_seconds)
         task.is_drained = True
         try:
-            if task.digest not in self.digests().values():
+            if all(task.digest != one.digest for one in self.tasks.values()):
                 await loader.discard(task.digest)
         except EngineError as error:
             logger.error("task %s (digest %s) is not unloaded: %s", task.name, task.digest, error)

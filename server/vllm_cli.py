@@ -7,12 +7,13 @@ fails when it looks up its own version.
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 
 from prompts.errors import ConfigError, UnsupportedError
 from prompts.faults import fault, shown
-from server.config import PLUGIN_NAME, ServeConfig, find_api_keys, has_cache_size
+from server.config import PLUGIN_NAME, ServeConfig, find_api_keys, find_trace_endpoint, has_cache_size
 from server.engine.plugin import WORKER_EXTENSION
 
 __all__ = ["cache_bytes", "configure", "parse", "run"]
@@ -94,8 +95,30 @@ def configure(args: argparse.Namespace, config: ServeConfig, *, is_cpu: bool) ->
         args.additional_config, front_ends=args.api_server_count or 1
     )
     args.served_model_name = args.served_model_name or [BASE_NAME]
+    args.enable_prompt_tokens_details = True  # clients see how much of a prompt was cached
+    _observe(args, config)
     if is_cpu and args.kv_cache_memory_bytes is None and not has_cache_size():
         args.kv_cache_memory_bytes = cache_bytes()
+
+
+def _observe(args: argparse.Namespace, config: ServeConfig) -> None:
+    """Logs, spans and the end. Access lines and request ids are ours: vLLM's would be a second one each.
+
+    `args.has_access_log`: what the user said of vLLM's. `shutdown_timeout` is how long vLLM's first process
+    lets several front ends live; one alone drains before anything of vLLM's stops.
+    """
+    from vllm.config.logging import LoggingConfig
+
+    args.has_access_log = not args.disable_uvicorn_access_log
+    args.disable_uvicorn_access_log = True
+    args.enable_request_id_headers = False
+    args.otlp_traces_endpoint = find_trace_endpoint(args.otlp_traces_endpoint)
+    if (args.api_server_count or 1) > 1:
+        args.shutdown_timeout = max(args.shutdown_timeout, config.drain_seconds)
+    if config.log_format == "json":
+        args.logging_config = replace(
+            getattr(args, "logging_config", None) or LoggingConfig(), formatter="json"
+        )
 
 
 def _one_front_end(count: int | None) -> int:

@@ -6,8 +6,11 @@ output are read: `prompt_token_ids`, `num_cached_tokens`, `outputs[i].token_ids`
 `metrics.first_token_latency` (seconds from the request's arrival in the front end; None with
 --disable-log-stats). A prompt is an `EngineInput`, a dict that may have `cache_salt`.
 `AsyncLLM.engine_core.call_utility_all_async(name, *args)` gives one result per engine.
+On a signal vLLM's server calls `EngineClient.shutdown(timeout=…)` before anything else, in a thread, while it
+goes on answering; and once more, in the event loop, when it has stopped.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -17,12 +20,23 @@ from typing import Any
 from prompts.errors import UnsupportedError
 from prompts.faults import fault
 from server.access.caller import CURRENT_CALLER, Caller
+from server.access.gate import Gate
+from server.log import logger
 from server.metrics import TaskMetrics
+from server.observe.record import CURRENT_RECORD, Record
 from server.scope import CURRENT_SCOPE, RequestScope
 
-__all__ = ["AllEngines", "find_model_folder", "is_healthy", "watch_encode", "watch_generate"]
+__all__ = [
+    "AllEngines",
+    "find_model_folder",
+    "is_healthy",
+    "watch_encode",
+    "watch_generate",
+    "watch_shutdown",
+]
 
 _CUMULATIVE = "CUMULATIVE"
+_LOOK_SECONDS = 0.05
 
 
 class AllEngines:
@@ -56,7 +70,8 @@ def watch_generate(engine: Any, metrics: TaskMetrics) -> None:
             outputs = _spent(outputs, caller, is_cumulative=kind == _CUMULATIVE)
         if scope is None:
             return outputs
-        return _watched(outputs, scope, metrics, is_cumulative=kind == _CUMULATIVE)
+        record = CURRENT_RECORD.get()
+        return _watched(outputs, scope, metrics, record, is_cumulative=kind == _CUMULATIVE)
 
     engine.generate = generate
 
@@ -71,6 +86,37 @@ def watch_encode(engine: Any) -> None:
         return outputs if caller is None else _spent(outputs, caller, is_cumulative=True)
 
     engine.encode = encode
+
+
+def watch_shutdown(engine: Any, gate: Gate, *, seconds: float) -> None:
+    """Have `engine.shutdown` wait until the requests under way are answered, for at most `seconds`.
+
+    `gate` lets nobody in from then on.
+    """
+    own_shutdown = engine.shutdown
+
+    def shutdown(timeout: float | None = None) -> None:
+        ends = time.monotonic() + seconds
+        gate.is_closed = True
+        if not _is_in_event_loop():
+            if gate.under_way:
+                logger.info("%d requests are answered before the server stops", gate.under_way)
+            while gate.under_way and time.monotonic() < ends:
+                time.sleep(_LOOK_SECONDS)
+            if gate.under_way:
+                logger.warning("%d requests are cut off after %s s", gate.under_way, seconds)
+        own_shutdown(timeout=timeout if timeout is None else max(min(timeout, ends - time.monotonic()), 0.0))
+
+    engine.shutdown = shutdown
+
+
+def _is_in_event_loop() -> bool:
+    """Where waiting would keep the very answers from going on that are waited for."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def is_healthy(engine: Any) -> bool:
@@ -95,7 +141,12 @@ def find_model_folder(model_config: Any) -> Path:
 
 
 async def _watched(
-    outputs: AsyncGenerator[Any, None], scope: RequestScope, metrics: TaskMetrics, *, is_cumulative: bool
+    outputs: AsyncGenerator[Any, None],
+    scope: RequestScope,
+    metrics: TaskMetrics,
+    record: Record | None,
+    *,
+    is_cumulative: bool,
 ) -> AsyncGenerator[Any, None]:
     prompt = cached = completion = 0
     is_first = True
@@ -114,6 +165,8 @@ async def _watched(
                 yield output
     finally:
         metrics.tokens(scope.task, prompt=prompt, cached=cached, completion=completion)
+        if record is not None:
+            record.add_tokens(prompt=prompt, cached=cached, completion=completion)
 
 
 def _salted(prompt: Any) -> Any:

@@ -22,6 +22,7 @@ from server.access.limits import Account
 from server.access.policy import Level, canonical_path, find_level, needs_store
 from server.answer import Answer
 from server.errors import error_response
+from server.observe.record import note
 from server.prepare import parse_body
 from server.surface import ROUTES
 
@@ -49,6 +50,7 @@ class AccessMiddleware:
         except PassepartoutError as error:
             await _refuse(error, scope, receive, send)
             return
+        note(key=caller.name if caller is not None else None)
         token = CURRENT_CALLER.set(caller)
         try:
             await self._admit(path, level, caller, scope, receive, send)
@@ -188,6 +190,7 @@ def _require_level(caller: Caller, level: Level) -> None:
 
 async def _refuse(error: PassepartoutError, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer with the error, or close a WebSocket before it opens."""
+    note(error_code=error.code, is_refused=True)
     response: Response = error_response(error, path=scope["path"])
     if scope["type"] == "websocket" and _HTTP_REFUSAL not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": error.code})

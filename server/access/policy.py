@@ -27,7 +27,7 @@ _PUBLIC = ("/", "/page/{name:path}", "/health", "/ready", "/ping")
 _METRICS = ("/metrics", "/load")
 _USER = (
     "/v1/models",
-    "/v1/models/{id}",
+    "/v1/models/{name}",
     "/v1/tasks",
     "/v1/tasks/{name}",
     "/v1/tasks/{name}/preview.png",

@@ -22,7 +22,7 @@ from server.metrics import TaskMetrics
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana" / "dashboards" / "tasks.json").read_text(encoding="utf-8"))
-LEAST_QUERIES = 24
+LEAST_QUERIES = 34
 # Before version 3 Prometheus asks for names without a colon, so vLLM's are found by either spelling.
 NAME = re.compile(r"\b(?:passepartout_|vllm\[:_\])[a-z_]+")
 
@@ -42,10 +42,11 @@ def names_in(text: str) -> set[str]:
 
 
 def populated() -> tuple[CollectorRegistry, TaskMetrics, Counter]:
-    """Our metrics and the few of vLLM's that the dashboard shows, each with traffic."""
+    """Our metrics and the few of vLLM's that the dashboard shows, each with traffic and a swap."""
     registry = CollectorRegistry()
     metrics = TaskMetrics({"glyphs"}.__contains__, registry)
-    metrics.store(served=[("glyphs", "ab" * 32)], on_device=1, faulty=1)
+    for digest in ("cd" * 32, "ab" * 32):
+        metrics.store({"glyphs": {digest: True}}, faulty=1)
     for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"):
         Gauge(f"vllm:{name}", "as vLLM has it", ["engine"], registry=registry).labels("0").set(0.5)
     Counter("vllm:prefix_cache_hits", "as vLLM has it", ["engine"], registry=registry).labels("0").inc(5)
@@ -63,6 +64,9 @@ def make_traffic(metrics: TaskMetrics, asked: Counter) -> None:
     metrics.tokens("glyphs", prompt=70, cached=10, completion=5)
     metrics.frame("glyphs", seconds=0.002)
     metrics.load("glyphs", "host", 0.003)
+    metrics.canary("glyphs", "passed", 0.25)
+    metrics.refused("overloaded")
+    metrics.queue(under_way=3, waiting=1)
     asked.labels("0").inc(10)
 
 
@@ -94,7 +98,7 @@ def test_a_query_parses_and_asks_for_what_is_there(expression: str) -> None:
 def test_every_metric_of_ours_is_shown() -> None:
     shown = names_in(" ".join(queries()))
     families = {family.name for family in populated()[0].collect() if family.name.startswith("passepartout_")}
-    assert len(families) >= 9
+    assert len(families) >= 16
     missing = {family for family in families if not any(name.startswith(family) for name in shown)}
     assert missing == set()
 

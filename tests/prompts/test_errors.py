@@ -31,6 +31,8 @@ EXAMPLES = [
     errors.RateLimitError("later", 1.5),
     errors.TooLargeError("too much"),
     errors.OverloadedError("later", 2.5),
+    errors.DrainingError("elsewhere", 1.0),
+    errors.ModelNotFoundError("no such model"),
     errors.CapacityError("full"),
     errors.EngineError("dead"),
     errors.StaleBundleError("changed"),

@@ -22,6 +22,7 @@ from server.app import start
 from server.config import ServeConfig
 from tests.prompts.sample import BASE, edit_json, save_frame
 from tests.server.fake import FakeLoader, FakeServer, make_server
+from tests.server.observe.collector import Collector, collecting
 
 
 def save_text(folder: Path, name: str, usage: Usage | None = None) -> None:
@@ -41,6 +42,12 @@ def save_text(folder: Path, name: str, usage: Usage | None = None) -> None:
 def caught_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `caplog` see our log also where vLLM, imported by another module, took its loggers to itself."""
     monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    with collecting() as collector:
+        yield collector
 
 
 @pytest.fixture(scope="session")

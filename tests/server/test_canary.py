@@ -73,10 +73,18 @@ class Site:
     inner: FakeLoader = field(default_factory=FakeLoader)
     tasks: TaskRegistry = field(default_factory=lambda: TaskRegistry(drain_grace_seconds=0.0))
     only_warn: bool = False
+    told: list[tuple[str, str, float | None]] = field(default_factory=list)
+    """What became of canaries, as the metrics are told."""
 
     def __post_init__(self) -> None:
         self.reader = StoreReader(self.folder)
-        self.loader = CanaryLoader(self.inner, self.asker, base=BASE, only_warn=self.only_warn)
+        self.loader = CanaryLoader(
+            self.inner,
+            self.asker,
+            base=BASE,
+            only_warn=self.only_warn,
+            observe=lambda *told: self.told.append(told),
+        )
 
     async def look(self) -> None:
         await self.tasks.reconcile(self.reader.scan(), self.loader)
@@ -104,6 +112,27 @@ def test_what_fails_is_not_served_and_the_others_are(site: Site) -> None:
     assert site.tasks.faults["bad"][0].startswith(
         "canary.json: all inputs: expected first-token logprobs within"
     )
+
+
+def test_what_became_of_each_canary_is_told(site: Site) -> None:
+    site.asker.off["bad"] = -0.5
+    asyncio.run(site.look())
+    found = {task: (result, off) for task, result, off in site.told}
+    assert found["good"] == ("passed", 0.0)
+    assert found["bad"][0] == "failed"
+    assert found["bad"][1] == pytest.approx(0.5 / 0.00141, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("failures", "unable", "result"),
+    [([EngineError("down")] * 2, None, "error"), ([], "it has no logprobs", "passed_over")],
+)
+def test_a_canary_that_says_nothing_is_told_too(
+    site: Site, failures: list[Exception], unable: str | None, result: str
+) -> None:
+    site.asker.failures, site.asker.unable = list(failures), unable
+    asyncio.run(site.look())
+    assert {(told[1], told[2]) for told in site.told} == {(result, None)}
 
 
 def test_ready_says_why(site: Site) -> None:

@@ -13,7 +13,14 @@ from prompts.bundle import save_bundle
 from prompts.errors import ConfigError
 from prompts.manifest import Manifest, PrefixSpec
 from server import cli
-from server.config import ServeConfig, cache_secret, find_api_keys, has_cache_size, set_environment
+from server.config import (
+    ServeConfig,
+    cache_secret,
+    find_api_keys,
+    find_trace_endpoint,
+    has_cache_size,
+    set_environment,
+)
 from tests.prompts.sample import BASE
 
 
@@ -57,6 +64,42 @@ def test_vllms_keys_are_found_where_vllm_looks(
     given: list[str] | None, environment: dict[str, str], keys: list[str]
 ) -> None:
     assert find_api_keys(given, environment) == keys
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "endpoint", "protocol"),
+    [
+        (None, {}, None, None),
+        ("http://c:4317", {}, "http://c:4317", "grpc"),
+        ("http://c/v1/traces", {}, "http://c/v1/traces", "http/protobuf"),
+        (None, {"ENDPOINT": "http://c:4318"}, "http://c:4318/v1/traces", "http/protobuf"),
+        (None, {"ENDPOINT": "http://c:4317"}, "http://c:4317", "grpc"),
+        (None, {"ENDPOINT": "http://a", "TRACES_ENDPOINT": "http://b"}, "http://b", "grpc"),
+        (None, {"ENDPOINT": "http://c/x/", "PROTOCOL": "http/protobuf"}, "http://c/x/v1/traces", None),
+        ("http://c", {"TRACES_PROTOCOL": "http/protobuf"}, "http://c", "http/protobuf"),
+    ],
+)
+def test_spans_go_where_the_option_or_opentelemetrys_variables_say(
+    given: str | None, environment: dict[str, str], endpoint: str | None, protocol: str | None
+) -> None:
+    variables = {f"OTEL_EXPORTER_OTLP_{name}": value for name, value in environment.items()}
+    assert find_trace_endpoint(given, variables) == endpoint
+    expected = protocol or environment.get("PROTOCOL")
+    assert variables.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") == expected
+    assert variables.get("OTEL_SERVICE_NAME") == ("passepartout" if endpoint else None)
+
+
+def test_tracing_can_be_switched_off() -> None:
+    there = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317"}
+    assert find_trace_endpoint(None, {**there, "OTEL_TRACES_EXPORTER": "none"}) is None
+    assert find_trace_endpoint("http://c", {**there, "OTEL_SDK_DISABLED": "True"}) is None
+
+
+def test_words_are_of_a_list(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ServeConfig(tasks=tmp_path, log_format="xml", drain_seconds=-1, canary="maybe")
+    named = [one.partition(":")[0] for one in caught.value.faults]
+    assert named == ["--drain-seconds", "--canary", "--log-format"]
 
 
 def test_a_file_is_no_store(tmp_path: Path) -> None:

@@ -140,13 +140,14 @@ def test_the_store_is_published(site: Site) -> None:
     assert value(site, "tasks", state="faulty") == 2
     digest = site.server.service.tasks.find("plain").digest
     assert value(site, "task_info", task="plain", digest=digest) == 1
+    assert value(site, "task_on_device", task="plain") == 1
 
 
 def test_a_digest_that_no_longer_serves_is_0() -> None:
     registry = CollectorRegistry()
     metrics = TaskMetrics(lambda name: True, registry)
-    metrics.store(served=[("a", "old"), ("b", "same")], on_device=2, faulty=0)
-    metrics.store(served=[("a", "new"), ("b", "same")], on_device=1, faulty=0)
+    metrics.store({"a": {"old": True}, "b": {"same": True}}, faulty=0)
+    metrics.store({"a": {"new": False}, "b": {"same": True}}, faulty=0)
     serving = {
         (sample.labels["task"], sample.labels["digest"]): sample.value
         for family in registry.collect()
@@ -156,11 +157,26 @@ def test_a_digest_that_no_longer_serves_is_0() -> None:
     assert serving == {("a", "old"): 0, ("a", "new"): 1, ("b", "same"): 1}
 
 
+def test_swaps_and_places_of_tasks_are_told() -> None:
+    registry = CollectorRegistry()
+    metrics = TaskMetrics(lambda name: True, registry)
+    read = registry.get_sample_value
+    for digests in (["one"], ["two"], ["two"], ["two", "three"], ["three", "two"], ["three"]):
+        metrics.store({"a": dict.fromkeys(digests, True), "b": {"same": False}}, faulty=0)
+    assert read("passepartout_task_swaps_total", {"task": "a"}) == 2  # one comes back, none by going
+    assert read("passepartout_task_swaps_total", {"task": "b"}) is None
+    assert [read("passepartout_task_on_device", {"task": name}) for name in "ab"] == [1, 0]
+    assert [read("passepartout_tasks", {"state": state}) for state in ("served", "device")] == [2, 1]
+    metrics.store({"b": {"same": True, "new": False}}, faulty=0)  # gone is not swapped
+    assert read("passepartout_task_swaps_total", {"task": "a"}) == 2
+    assert [read("passepartout_task_on_device", {"task": name}) for name in "ab"] == [0, 0]
+
+
 def test_the_table_of_the_docstring_names_every_metric() -> None:
     registry = CollectorRegistry()
     TaskMetrics(lambda name: True, registry)
     rows = re.findall(
-        r"^\| `(\w+)`\s*\| (\w+)\s*\| ([\w, ]+?)\s*\|", server.metrics.__doc__ or "", re.MULTILINE
+        r"^\| `(\w+)`\s*\| (\w+)\s*\| ([\w, ]*?)\s*\|", server.metrics.__doc__ or "", re.MULTILINE
     )
     documented = {f"passepartout_{name.removesuffix('_total')}": kind for name, kind, _ in rows}
     assert documented == {family.name: family.type for family in registry.collect()}

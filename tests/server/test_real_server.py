@@ -24,7 +24,10 @@ from tests.engine.tiny_tasks import make_task
 from tests.prompts.sample import edit_json
 from tests.server.access.real_checks import cached_by_key, require_a_user_to_be_one
 from tests.server.access.test_keys import entry, write
+from tests.server.clients.real_checks import require_the_surface
 from tests.server.fake import picture_url
+from tests.server.observe.collector import Collector
+from tests.server.observe.real_checks import require_drain, require_spans_and_lines
 from tests.server.real import running_server
 from tests.server.real_asking import CHAT, FIRST, code_of, ids, picture, question, with_url
 from tests.server.test_pictures import cut, data_url, huge_png
@@ -89,14 +92,15 @@ def log(store: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def url(store: Path, log: Path) -> Iterator[str]:
+def url(store: Path, log: Path, collector: Collector) -> Iterator[str]:
     options = ["--enforce-eager", "--dtype", "float32", "--max-model-len", "512", "--max-num-seqs", "8"]
     keys = [
         entry("boss", KEY, admin=True),
         entry("alone", base=True, tasks=["*"]),
         *(entry(name, base=True, tasks=["texty"], cache_group="shared") for name in ("one", "other")),
     ]
-    options += ["--keys", str(write(store.parent / "keys.yaml", *keys))]
+    options += ["--keys", str(write(store.parent / "keys.yaml", *keys)), "--log-format", "json"]
+    options += ["--otlp-traces-endpoint", collector.url]
     with running_server(store.parent / "model", store, log, *options) as url:
         yield url
 
@@ -179,9 +183,9 @@ def test_openai_python_asks_and_fails_as_expected(url: str) -> None:
         return answer.choices[0].message.content, caught.value.code, names
 
     content, code, names = asyncio.run(ask())
-    assert content in ("a heron", "seven", "water")
-    assert code == "task_not_found"
+    assert (content in ("a heron", "seven", "water"), code) == (True, "task_not_found")
     assert names == ["base", *(f"base:{name}" for name in RESIDENT)]
+    require_the_surface(url, KEY)
 
 
 @pytest.mark.parametrize(
@@ -386,3 +390,11 @@ def test_every_route_of_vllms_is_known(client: httpx.Client, log: Path) -> None:
     assert re.findall(r"Route: (/|/page\S*), Methods", log.read_text()) == ["/", "/page/{name:path}"]
     assert posts - ROUTES.keys() - WITHOUT_TASK == set()
     assert {*paths, *posts} - ROUTE_LEVELS.keys() == set()
+
+
+def test_log_and_spans_follow_a_request(client: httpx.Client, collector: Collector, log: Path) -> None:
+    require_spans_and_lines(client, collector, log)
+
+
+def test_last_the_server_stops_when_its_streams_have_ended(client: httpx.Client, log: Path) -> None:
+    require_drain(client, log)

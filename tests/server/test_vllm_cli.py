@@ -44,6 +44,16 @@ def test_a_yaml_file_may_hold_both(tmp_path: Path) -> None:
     assert (args.model, args.tasks, args.max_device_tasks, args.port) == ("m", tmp_path, 3, 8123)
 
 
+def test_logs_ids_and_the_end_are_ours(tmp_path: Path) -> None:
+    given = ("m", "--drain-seconds", "7", "--log-format", "json", "--enable-request-id-headers")
+    args = configured(parsed(tmp_path, *given))
+    assert (args.shutdown_timeout, args.logging_config.formatter) == (0, "json")
+    assert configured(parsed(tmp_path, *given, "--api-server-count", "2")).shutdown_timeout == 7
+    assert (args.has_access_log, args.disable_uvicorn_access_log) == (True, True)
+    assert (args.enable_request_id_headers, args.otlp_traces_endpoint) == (False, None)
+    assert configured(parsed(tmp_path, "m", "--disable-uvicorn-access-log")).has_access_log is False
+
+
 def test_vllm_fetches_from_nowhere_and_has_no_keys_beside_ours(tmp_path: Path) -> None:
     from vllm.multimodal.media import MediaConnector
 
