@@ -10,11 +10,11 @@ from prompts.faults import fault, shown
 from prompts.routing import Share
 from server.served import Loader, ServedTask
 
-__all__ = ["describe", "describe_version", "keep_asked"]
+__all__ = ["FILTERS", "describe", "describe_version", "keep_asked"]
 
 _PROVENANCE = ("method", "seed", "libraries", "commit", "created")
 """What is told of a bundle's making. Its data and config may name paths of the machine that trained it."""
-_FILTERS = ("method", "on_device", "q", "prefix")
+FILTERS = ("method", "on_device", "q", "prefix")
 _TRUTH = {"true": True, "false": False, "1": True, "0": False}
 
 
@@ -66,10 +66,10 @@ def keep_asked(tasks: Iterable[ServedTask], query: Mapping[str, str]) -> list[Se
     """
     faults = [
         fault(
-            shown(key), expected=f"one of {', '.join(_FILTERS)}", came="another", cure="correct its spelling"
+            shown(key), expected=f"one of {', '.join(FILTERS)}", came="another", cure="correct its spelling"
         )
         for key in query
-        if key not in _FILTERS
+        if key not in FILTERS
     ]
     if "on_device" in query and query["on_device"].lower() not in _TRUTH:
         came, cure = shown(query["on_device"]), "correct the word"

@@ -33,18 +33,22 @@ from prompts.frame import preview
 from prompts.routing import Share
 from server.access.caller import may_see, require_task
 from server.audit import Change, audit
-from server.describe import describe, describe_version, keep_asked
+from server.describe import FILTERS, describe, describe_version, keep_asked
 from server.middleware import DIGEST_HEADER
 from server.resolve import TASK_HEADER
 from server.served import ServedTask
 from server.service import Service
 from server.task_changes import apply_shares
-from server.task_wishes import etag_of, previous_shares, read_wish, wanted_shares, wished_shares
+from server.task_wishes import Wish, etag_of, previous_shares, read_wish, wanted_shares, wished_shares
 
 __all__ = ["add_task_routes", "seen_tasks"]
 
 Shares = tuple[Share, ...]
 _START_SECONDS = 5.0
+# What is read from the request itself, so that its faults are told as all ours are, for the OpenAPI document.
+_FILTERED = {"parameters": [{"name": one, "in": "query", "schema": {"type": "string"}} for one in FILTERS]}
+_MATCHED = {"parameters": [{"name": "If-Match", "in": "header", "schema": {"type": "string"}}]}
+_WISHED = {**_MATCHED, "requestBody": {"content": {"application/json": {"schema": Wish.model_json_schema()}}}}
 
 
 def add_task_routes(app: FastAPI, service: Service) -> None:
@@ -61,7 +65,7 @@ def seen_tasks(service: Service) -> list[ServedTask]:
 
 
 def _add_reading(router: APIRouter, service: Service) -> None:
-    @router.get("/v1/tasks")
+    @router.get("/v1/tasks", openapi_extra=_FILTERED)
     async def list_tasks(request: Request) -> JSONResponse:
         """Every task that requests of this caller may name. Filters: method, on_device, q, prefix."""
         kept = keep_asked(seen_tasks(service), request.query_params)
@@ -97,7 +101,7 @@ def _add_reading(router: APIRouter, service: Service) -> None:
 
 
 def _add_changing(router: APIRouter, service: Service) -> None:
-    @router.put("/v1/tasks/{name}")
+    @router.put("/v1/tasks/{name}", openapi_extra=_WISHED)
     async def put_task(name: str, request: Request) -> JSONResponse:
         """Activate an installed version, or split the traffic between several."""
         wish = read_wish(await request.body())
@@ -105,7 +109,7 @@ def _add_changing(router: APIRouter, service: Service) -> None:
         await _change(service, name, event, request, lambda: wished_shares(service, name, wish))
         return _shown(service, name)
 
-    @router.post("/v1/tasks/{name}/rollback")
+    @router.post("/v1/tasks/{name}/rollback", openapi_extra=_MATCHED)
     async def roll_back(name: str, request: Request) -> JSONResponse:
         """Have what served before the last change serve again."""
         await _change(
@@ -115,7 +119,7 @@ def _add_changing(router: APIRouter, service: Service) -> None:
             return JSONResponse(_removed(name))
         return _shown(service, name)
 
-    @router.delete("/v1/tasks/{name}")
+    @router.delete("/v1/tasks/{name}", openapi_extra=_MATCHED)
     async def delete_task(name: str, request: Request) -> JSONResponse:
         """Serve the task no more; its bundles stay in the store, and a PUT or a rollback brings it back."""
 

@@ -85,10 +85,10 @@ def add_page(app: FastAPI) -> None:
         """The page itself."""
         return _answer(ASSETS[_INDEX], request)
 
-    @router.api_route("/page/{file:path}", methods=["GET", "HEAD"])
-    async def show_asset(file: str, request: Request) -> Response:
+    @router.api_route("/page/{name:path}", methods=["GET", "HEAD"])
+    async def show_asset(name: str, request: Request) -> Response:
         """A file that the page asks for; 404 for any other."""
-        asset = ASSETS.get(file)
+        asset = ASSETS.get(name)
         return Response(status_code=404, headers=_HEADERS) if asset is None else _answer(asset, request)
 
     app.include_router(router)

@@ -24,7 +24,7 @@ from tests.engine.tiny_tasks import make_task
 from tests.prompts.sample import edit_json
 from tests.server.access.real_checks import cached_by_key, require_a_user_to_be_one
 from tests.server.access.test_keys import entry, write
-from tests.server.clients.real_checks import require_the_surface
+from tests.server.clients.real_checks import TOOL_OPTIONS, require_the_surface
 from tests.server.fake import picture_url
 from tests.server.observe.collector import Collector
 from tests.server.observe.real_checks import require_drain, require_spans_and_lines
@@ -100,7 +100,7 @@ def url(store: Path, log: Path, collector: Collector) -> Iterator[str]:
         *(entry(name, base=True, tasks=["texty"], cache_group="shared") for name in ("one", "other")),
     ]
     options += ["--keys", str(write(store.parent / "keys.yaml", *keys)), "--log-format", "json"]
-    options += ["--otlp-traces-endpoint", collector.url]
+    options += ["--otlp-traces-endpoint", collector.url, *TOOL_OPTIONS]
     with running_server(store.parent / "model", store, log, *options) as url:
         yield url
 
@@ -185,7 +185,7 @@ def test_openai_python_asks_and_fails_as_expected(url: str) -> None:
     content, code, names = asyncio.run(ask())
     assert (content in ("a heron", "seven", "water"), code) == (True, "task_not_found")
     assert names == ["base", *(f"base:{name}" for name in RESIDENT)]
-    require_the_surface(url, KEY)
+    require_the_surface(url, KEY, rows=TEXT_ROWS)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from server.access.book import KeyBook
 from server.app import start
 from server.audit import open_audit
 from server.config import ServeConfig
+from server.task_changes import apply_shares
 from tests.prompts.sample import save_frame
 from tests.server.access.guarded import CHAT, QUESTION, code
 from tests.server.access.test_keys import SECRET, entry, write
@@ -240,6 +241,23 @@ def test_admins_alone_change_tasks(desk: Desk, method: str, path: str) -> None:
     assert code(desk.ask(method, path, {}, by="nobody")) == (401, "invalid_api_key")
     assert code(desk.ask("GET", "/v1/tasks/lines/versions", by="none")) == (403, "forbidden")
     assert not (desk.store / "routing.json").exists()
+
+
+def test_a_version_that_comes_back_while_it_drains_stays_on_the_device(desk: Desk) -> None:
+    service, loader = desk.server.service, desk.loader
+    first, second = (Share(digest=one.digest) for one in (desk.one, desk.two))
+
+    async def go() -> None:
+        await apply_shares(service, desk.store, "lines", (first, second))
+        held = next(task for task, _ in service.tasks.serving("lines") if task.digest == second.digest)
+        async with held.hold():
+            await apply_shares(service, desk.store, "lines", (first,))
+            await apply_shares(service, desk.store, "lines", (first, second))
+        await service.tasks.drained()
+
+    asyncio.run(go())
+    assert loader.discarded == []
+    assert loader.is_on_device(desk.two.digest)
 
 
 def test_each_change_is_written_down(desk: Desk) -> None:

@@ -1,13 +1,19 @@
 """What openai-python asks the started real server of a task, beyond an answer: what vLLM's API has."""
 
+from typing import Any
+
 import openai
 
 ASKED = [{"role": "user", "content": "hello there, how are you today? " * 40}]
+TOOL_OPTIONS = ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 
 
-def require_the_surface(url: str, key: str) -> None:
-    """Several choices with logprobs, cached tokens, a schema; other endpoints; the model shown."""
+def require_the_surface(url: str, key: str, *, rows: int) -> None:
+    """Several choices with logprobs, cached tokens, a schema, tools; other endpoints; the model shown.
+
+    `rows`: learned tokens of the task `texty`.
+    """
     with openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=120) as client:
         given = {"model": "base:texty", "max_tokens": 4, "extra_body": {"ignore_eos": True}}
         for cached in (False, True):
@@ -22,6 +28,7 @@ def require_the_surface(url: str, key: str) -> None:
         _require_other_endpoints(client)
         assert client.models.retrieve("base:texty").id == "base:texty"
         _require_structure(client)
+        _require_tools(client, rows)
 
 
 def _require_structure(client: openai.OpenAI) -> None:
@@ -30,6 +37,36 @@ def _require_structure(client: openai.OpenAI) -> None:
     shape = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}
     found = ask(**given, response_format=shape)  # type: ignore[call-overload]
     assert found.choices[0].message.content.lstrip().startswith("{")
+
+
+def _require_tools(client: openai.OpenAI, rows: int) -> None:
+    """Whichever way the task is named, a random model has to begin the call that is asked for, and only then."""
+    ways: list[dict[str, Any]] = [
+        {"model": "base:texty"},
+        {"model": "base", "extra_body": {"task": "texty"}},
+        {"model": "base", "extra_headers": {"X-Task": "texty"}},
+    ]
+    function = {"name": "count", "parameters": SCHEMA}
+    given = {
+        "messages": [{"role": "user", "content": "name the bird"}],
+        "max_tokens": 48,
+        "temperature": 0,
+        "tools": [{"type": "function", "function": function}],
+    }
+    ask = client.chat.completions.create
+    for choice in ({"type": "function", "function": {"name": "count"}}, "auto"):
+        base = ask(model="base", tool_choice=choice, **given)
+        answers = [ask(tool_choice=choice, **given, **way) for way in ways]
+        said = [_said(one.choices[0].message) for one in answers]
+        assert said[0] == said[1] == said[2] != _said(base.choices[0].message)
+        assert ("count" in said[0]) is (choice != "auto")
+        assert {one.usage.prompt_tokens - base.usage.prompt_tokens for one in answers} == {rows}
+
+
+def _said(message: Any) -> str:
+    """The text, and each call that was finished in time."""
+    calls = [f"{call.function.name}({call.function.arguments})" for call in message.tool_calls or ()]
+    return " ".join([message.content or "", *calls])
 
 
 def _require_other_endpoints(client: openai.OpenAI) -> None:

@@ -27,6 +27,9 @@ WAYS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
 }
 
 
+TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+
+
 def ask(site: Site, path: str, headers: dict[str, str], body: dict[str, Any]) -> httpx.Response:
     shape = ROUTES[path].shape
     assert shape is not None
@@ -49,6 +52,17 @@ def test_each_way_is_the_same_on_each_endpoint(site: Site, path: str, way: str, 
     assert "plain" in answer.text
     assert "nobody" not in answer.text
     assert site.server.seen[-1].get("model") in (None, "base")  # vLLM knows no other
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("path", [path for path in FAKED if ROUTES[path].shape is not Shape.TEXT])
+def test_tools_go_with_a_task(site: Site, path: str, way: str) -> None:
+    headers, body = WAYS[way]
+    answer = ask(site, path, headers, body | {"tools": TOOLS, "tool_choice": "auto"})
+    assert (answer.status_code, answer.headers["X-Task"]) == (200, "plain")
+    assert "plain" in answer.text
+    seen = site.server.seen[-1]
+    assert (seen["tools"], seen["tool_choice"]) == (TOOLS, "auto")
 
 
 @pytest.mark.parametrize("path", FAKED)
