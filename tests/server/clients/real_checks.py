@@ -40,7 +40,7 @@ def _require_structure(client: openai.OpenAI) -> None:
 
 
 def _require_tools(client: openai.OpenAI, rows: int) -> None:
-    """Whichever way the task is named, a random model has to begin the call that is asked for, and only then."""
+    """Whichever way the task is named, a random model begins the call that is asked for, and only then."""
     ways: list[dict[str, Any]] = [
         {"model": "base:texty"},
         {"model": "base", "extra_body": {"task": "texty"}},
