@@ -69,7 +69,7 @@ class Oracle:
     def pixels(self, picture: Image.Image, bundle: Bundle | None) -> Tensor:
         """What the tower gets, (3, h, w)."""
         process = self.processor.image_processor
-        if bundle is None or bundle.frame_delta is None:
+        if bundle is None or bundle.manifest.frame is None or bundle.frame_delta is None:
             return process(picture, return_tensors="pt")["pixel_values"][0]
         framed = frame_picture(picture, bundle.manifest.frame, bundle.frame_delta)
         return process(framed, do_rescale=False, return_tensors="pt")["pixel_values"][0]
@@ -90,7 +90,8 @@ class Oracle:
             hidden = tower.pre_layrnorm(hidden)
         prompts = bundle.vision_prompts if bundle else None
         length = 0 if prompts is None else prompts.shape[1]
-        at = () if prompts is None else bundle.manifest.vision.layer_indices
+        spec = bundle.manifest.vision if bundle else None
+        at = () if spec is None else spec.layer_indices
         if prompts is not None:
             hidden = torch.cat([_at_the_input(prompts, at)[None], hidden], dim=1)
         recorded = []
@@ -100,7 +101,7 @@ class Oracle:
             recorded.append(hidden)
             hidden = layer(hidden, attention_mask=None)
         states = [*recorded, hidden][self.config.vision_feature_layer]
-        if prompts is not None and bundle.manifest.vision.mode == "paper":
+        if spec is not None and spec.mode == "paper":
             states = states[:, length:]
         return states[:, 1:] if self.config.vision_feature_select_strategy == "default" else states
 
@@ -108,8 +109,9 @@ class Oracle:
         """Input rows (T, d) of the language model, text prompts in front."""
         left = list(pictures)
         parts = []
-        if bundle is not None and bundle.text_prompts is not None:
-            parts.append(_at_the_input(bundle.text_prompts, bundle.manifest.text.layer_indices))
+        text_spec = bundle.manifest.text if bundle else None
+        if bundle is not None and bundle.text_prompts is not None and text_spec is not None:
+            parts.append(_at_the_input(bundle.text_prompts, text_spec.layer_indices))
         for token in self.processor.tokenizer(text)["input_ids"]:
             is_picture = token == self.config.image_token_id
             parts.append(self.features(left.pop(0), bundle) if is_picture else self._embed_ids([token]))
