@@ -77,6 +77,7 @@ WITHOUT_TASK = frozenset(
         "/v1/rerank",
         "/v1/responses/{response_id}/cancel",
         "/v1/score",
+        "/v1/tasks/{name}/rollback",
         "/v1/unload_lora_adapter",
         "/v2/embed",
         "/v2/rerank",
