@@ -16,7 +16,7 @@ from training.backbone import NO_PROMPTS, Backbone, DeepPrompts, Features
 from training.chat import Encoded
 from training.choices import ChoiceMask
 
-__all__ = ["choice_scores", "first_log_probs", "generate", "score_choices"]
+__all__ = ["first_log_probs", "generate", "score_choices"]
 
 ROWS_AT_ONCE = 64
 
@@ -40,20 +40,7 @@ class _Prefix:
     deep: DeepPrompts
 
 
-@torch.inference_mode()
 def score_choices(
-    backbone: Backbone,
-    questions: Sequence[Sequence[int]],
-    choices: Sequence[Sequence[Sequence[int]]],
-    *,
-    features: Features | None,
-    deep: DeepPrompts = NO_PROMPTS,
-) -> list[Tensor]:
-    """As `choice_scores`, without a gradient."""
-    return choice_scores(backbone, questions, choices, features=features, deep=deep)
-
-
-def choice_scores(
     backbone: Backbone,
     questions: Sequence[Sequence[int]],
     choices: Sequence[Sequence[Sequence[int]]],

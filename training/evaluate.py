@@ -159,5 +159,6 @@ def _ranked(
         [backbone.encode_answer(example, choice, usage) for choice in group]
         for example, group in zip(examples, groups, strict=True)
     ]
-    scores = score_choices(backbone, questions, ids, features=features, deep=deep)
+    with torch.inference_mode():
+        scores = score_choices(backbone, questions, ids, features=features, deep=deep)
     return [group[int(row.argmax())] for group, row in zip(groups, scores, strict=True)]

@@ -16,7 +16,7 @@ from prompts.errors import ConfigError
 from prompts.faults import fault, shown
 from training.backbone import Backbone, Features
 from training.backbone.pictures import of_canvas
-from training.decoding import choice_scores
+from training.decoding import score_choices
 from training.preflight import checkpoint_faults
 
 __all__ = ["JUDGES", "Judge", "feature_consistency", "ranking_loss"]
@@ -52,7 +52,7 @@ def ranking_loss(
         questions: B prompts as token ids.
         candidates: token ids of each question's candidates, the right one first.
     """
-    scores = choice_scores(backbone, questions, candidates, features=features)
+    scores = score_choices(backbone, questions, candidates, features=features)
     return -torch.stack([row.log_softmax(0)[0] for row in scores]).mean()
 
 

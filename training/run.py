@@ -20,6 +20,7 @@ from prompts.faults import fault, shown
 from training.board import Board
 from training.config import TrainConfig
 from training.memory import peak_memory
+from training.paths import written_whole
 from training.ranks import ALONE, Ranks
 
 __all__ = ["Run"]
@@ -149,17 +150,15 @@ class Run:
         self._saved_steps = step + 1
         if not self.ranks.is_first:
             return
-        draft = self.folder / (CHECKPOINT_FILE + ".draft")
         own = {"format": _FORMAT, "step": step + 1, "config": self._identity(), "seconds": self.seconds}
-        torch.save({**own, **state}, draft)
-        draft.replace(self.folder / CHECKPOINT_FILE)
+        with written_whole(self.folder / CHECKPOINT_FILE) as draft:
+            torch.save({**own, **state}, draft)
 
     def note_broken(self, summary: Mapping[str, JsonValue]) -> None:
         """Writes `broken.json`: what was skipped so far (see `training.ledger`); nothing where it is {}."""
         if summary and self.ranks.is_first:
-            draft = self.folder / (BROKEN_FILE + ".draft")
-            draft.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-            draft.replace(self.folder / BROKEN_FILE)
+            with written_whole(self.folder / BROKEN_FILE) as draft:
+                draft.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
 
     @property
     def seconds(self) -> float:
@@ -174,11 +173,9 @@ class Run:
         if not self.ranks.is_first:
             return
         self._plot()
-        file = self.folder / COST_FILE
         cost = {"seconds": round(self.seconds, 2), **peak_memory()}
-        draft = file.with_suffix(".draft")
-        draft.write_text(json.dumps(cost) + "\n", encoding="utf-8")
-        draft.replace(file)
+        with written_whole(self.folder / COST_FILE) as draft:
+            draft.write_text(json.dumps(cost) + "\n", encoding="utf-8")
 
     def _plot(self) -> None:
         """The log's losses over the steps; nothing where the log is gone."""

@@ -13,6 +13,7 @@ from training.backbone import Backbone
 from training.corruptions import CorruptedSource
 from training.data import make_source
 from training.evaluate import evaluate, normalise_answer
+from training.paths import written_whole
 from training.report.config import TaskConfig
 from training.report.digests import computed_in, data_digest, digest_of
 from training.statistics import says_yes
@@ -83,9 +84,8 @@ def measure(
     graded = evaluate(backbone, source, bundle=bundle, usage=task.usage, how=task.how, batch=batch)
     pairs = [(_plain(one.wanted), one.said) for one in graded]
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_suffix(".draft")
-    draft.write_text(json.dumps(pairs, ensure_ascii=False), encoding="utf-8")
-    draft.replace(file)
+    with written_whole(file) as draft:
+        draft.write_text(json.dumps(pairs, ensure_ascii=False), encoding="utf-8")
     return _answers(pairs)
 
 
