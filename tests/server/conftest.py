@@ -89,7 +89,7 @@ def listening(server: FakeServer) -> Iterator[Site]:
     """The server behind a real socket, in a thread of its own, its engine in good health."""
     server.service.engine_is_healthy = _healthy
     listener = socket.create_server(("127.0.0.1", 0))
-    running = uvicorn.Server(uvicorn.Config(server.app, log_level="error"))
+    running = uvicorn.Server(uvicorn.Config(server.app, log_level="error", timeout_graceful_shutdown=10))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
     thread.start()
     deadline = time.monotonic() + 20
