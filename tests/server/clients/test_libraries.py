@@ -1,8 +1,4 @@
-"""Real clients, each as its documentation says: openai-python always, the others where they are installed.
-
-LiteLLM, LangChain and lm-eval bring dozens of packages along, so they are not among what `dev` installs:
-`pip install litellm langchain-openai "lm-eval[api]"` in an environment of its own runs all of this file.
-"""
+"""Real clients, each as its documentation says: openai-python, LiteLLM, LangChain, lm-eval."""
 
 import asyncio
 from collections.abc import Iterator
@@ -70,7 +66,8 @@ def test_openai_python_has_the_request_id(client: openai.OpenAI) -> None:
 
 @pytest.mark.filterwarnings("default")  # theirs
 def test_litellm(site: Site) -> None:
-    litellm = pytest.importorskip("litellm")
+    import litellm
+
     there = {"api_base": f"{site.url}/v1", "api_key": "none", "messages": ASKED, "max_retries": 0}
     for way in WAYS:
         given = {**there, **way, "model": f"openai/{way['model']}"}
@@ -84,7 +81,8 @@ def test_litellm(site: Site) -> None:
 
 @pytest.mark.filterwarnings("default")  # theirs
 def test_langchain(site: Site) -> None:
-    langchain = pytest.importorskip("langchain_openai")
+    from langchain_openai import ChatOpenAI
+
     there = {"base_url": f"{site.url}/v1", "api_key": "none", "max_retries": 0}
     ways = [
         {"model": "base", "extra_body": {"task": "plain"}},
@@ -92,17 +90,16 @@ def test_langchain(site: Site) -> None:
         {"model": "base:plain"},
     ]
     for way in ways:
-        model = langchain.ChatOpenAI(**there, **way)
+        model = ChatOpenAI(**there, **way)
         assert model.invoke("?").content == "plain says anything"
         assert "".join(part.content for part in model.stream("?")).strip() == "plain says anything"
     with pytest.raises(openai.NotFoundError):
-        langchain.ChatOpenAI(**there, model="base:nosuch").invoke("?")
+        ChatOpenAI(**there, model="base:nosuch").invoke("?")
 
 
 @pytest.mark.filterwarnings("default")  # theirs
 def test_lm_eval(site: Site) -> None:
     """Its `local-chat-completions`, asked as its tasks ask it: a chat, until a word, so many tokens."""
-    pytest.importorskip("lm_eval")
     from lm_eval.api.instance import Instance
     from lm_eval.models.openai_completions import LocalChatCompletion
 
