@@ -129,6 +129,7 @@ def hooked_trainer(
     dtype: str,
     lengths: tuple[int, int],
     lr: float,
+    attention: str | None = None,
     steps: int = WITHOUT_END,
 ) -> Trainer:
     """A Trainer of M²PT on the checkpoint in `folder`, over `examples` in order, again and again.
@@ -138,8 +139,9 @@ def hooked_trainer(
     Args:
         dtype: of the frozen weights, `float32` or `bfloat16`.
         lengths: (P_t, P_v).
+        attention: `attn_implementation` of transformers; None: its default, sdpa.
     """
-    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
     tower = model.config.vision_config
     image_rows = (tower.image_size // tower.patch_size) ** 2 + lengths[1]
     arguments = TrainingArguments(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,8 @@ def trainer(told: Told) -> Step:
     return step
 
 
-def hooked(told: Told) -> Step:
-    """The same method on `transformers.Trainer`, in the trainer's dtype."""
+def hooked(told: Told, *, attention: str | None = None) -> Step:
+    """The same on `transformers.Trainer`, in the trainer's dtype; `attention`: see `hooked_trainer`."""
     from benchmarks.m2pt_hooked import hooked_trainer, in_steps
     from training.backbone import choose_device, choose_dtype
 
@@ -86,6 +87,7 @@ def hooked(told: Told) -> Step:
         dtype=str(choose_dtype(told.dtype, choose_device("auto"))).removeprefix("torch."),
         lengths=M2PT_LENGTHS,
         lr=LR,
+        attention=attention,
     )
     return in_steps(made)
 
@@ -112,5 +114,9 @@ def _config(told: Told) -> M2ptConfig:
     return M2ptConfig.model_validate(given)
 
 
-SIDES: dict[str, Callable[[Told], Step]] = {"trainer": trainer, "Trainer with hooks": hooked}
+SIDES: dict[str, Callable[[Told], Step]] = {
+    "trainer": trainer,
+    "Trainer with hooks": hooked,
+    "Trainer with hooks, eager attention": partial(hooked, attention="eager"),
+}
 """What is measured, by name."""
