@@ -159,5 +159,5 @@ def test_rows_alike_end_before_pictures_answers_and_differences(
 
 def test_one_example_shares_nothing() -> None:
     assert not worth_sharing(1, 10_000)
-    assert not worth_sharing(3, 60)
-    assert worth_sharing(3, 64)
+    assert not worth_sharing(3, 31)
+    assert worth_sharing(3, 32)

@@ -10,8 +10,12 @@ from training.chat import TokenBatch
 
 __all__ = ["rows_alike", "worth_sharing"]
 
-_LEAST_SPARED = 128
-"""Rows: a pass over a few reads all weights, and so costs about as much as this many do."""
+_LEAST_SPARED = 64
+"""Rows: a pass over a few reads all weights, and so costs about as much as some dozens.
+
+Measured on a CPU in bfloat16, with 32 rows alike of 122: sparing 32 rows cost 5 % of the step's time, sparing
+96 gained 10 %.
+"""
 
 
 def rows_alike(batch: TokenBatch, keep: Tensor, *, constant: int) -> int:
