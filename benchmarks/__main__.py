@@ -30,6 +30,8 @@ QUESTIONS = {
     "transformers": "benchmarks.by_hand",
     "prefix": "benchmarks.prefix",
     "tvp-steps": "benchmarks.tvp_steps",
+    "m2pt-steps": "benchmarks.m2pt_steps",
+    "m2pt-ranks": "benchmarks.m2pt_ranks",
 }
 README = Path(__file__).with_name("README.md")
 _MARKS = ("<!-- measured: written by `python -m benchmarks table` -->", "<!-- /measured -->")

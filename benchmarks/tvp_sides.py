@@ -1,7 +1,5 @@
 """The sides of `tvp-steps`: our trainer's step, and loops written plainly with transformers and torch."""
 
-import resource
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.sides import Step
 from prompts.frame import fit_picture, frame_mask
 from prompts.manifest import FrameSpec
 from training.config import TvpConfig
@@ -19,15 +18,11 @@ from training.data import Example
 from training.losses import CAPTION
 from training.pico.tasks import PicoSource
 
-__all__ = ["SIDES", "Told", "serve_side"]
+__all__ = ["SIDES", "Told"]
 
 _FRAME = FrameSpec()
 _LAMBDAS = (0.005, 0.001)
 _LR = 10.0
-_KILOBYTE = 1024
-
-Step = Callable[[], float]
-"""Makes one step and returns its loss."""
 
 
 @dataclass(frozen=True)
@@ -38,28 +33,6 @@ class Told:
     batch: int
     examples: int
     dtype: str
-
-
-def serve_side(name: str, told: Told, pipe: Any) -> None:
-    """Answers `losses` (of n steps), `rate` (steps per second of n) and `peak` (bytes), to the pipe's end."""
-    from training.memory import keep_freed_memory
-
-    keep_freed_memory()
-    step = SIDES[name](told)
-    while True:
-        try:
-            asked, count = pipe.recv()
-        except EOFError:
-            return
-        if asked == "losses":
-            pipe.send([step() for _ in range(count)])
-        elif asked == "rate":
-            started = time.perf_counter()
-            for _ in range(count):
-                step()
-            pipe.send(count / (time.perf_counter() - started))
-        else:
-            pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KILOBYTE)
 
 
 def _examples(told: Told) -> list[Example]:

@@ -50,11 +50,13 @@ class Features:
         rows: (rows of all pictures, d).
         pictures: the token ids that each picture becomes in a prompt, an image token for each of its rows.
         output: what the model's own `get_image_features` gave; None where a backbone made the rows itself.
+        constant: the first so many rows of each picture are the same whatever it shows.
     """
 
     rows: Tensor
     pictures: tuple[tuple[int, ...], ...]
     output: Any = None
+    constant: int = 0
 
 
 class Backbone:

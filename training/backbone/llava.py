@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache
 
 from prompts.deep import image_tokens, xavier_rms
 from prompts.errors import ConfigError
@@ -27,6 +28,7 @@ from prompts.faults import fault, shown
 from prompts.manifest import VisionSpec
 from training.backbone.deep import NO_PROMPTS, DeepPrompts
 from training.backbone.frozen import Backbone, Features
+from training.backbone.opening import rows_alike, worth_sharing
 from training.backbone.pictures import PictureInputs
 from training.chat import TokenBatch
 from training.preflight import checkpoint_faults
@@ -38,9 +40,10 @@ class LlavaBackbone(Backbone):
     """Frozen `LlavaForConditionalGeneration` with its processor; any CLIP or SigLIP tower, any projector.
 
     `is_shared`: its decoder layers are shared out over processes, see `training.backbone.sharding`.
+    `is_checkpointed`: they keep their inputs alone, see `checkpoint_layers`.
     """
 
-    is_shared = False
+    is_shared = is_checkpointed = False
 
     @classmethod
     def load(
@@ -80,6 +83,7 @@ class LlavaBackbone(Backbone):
         """
         for layer in (*self._tower.encoder.layers, *self.decoder.layers):
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+        self.is_checkpointed = True
 
     @property
     def projector(self) -> nn.Module:
@@ -130,7 +134,7 @@ class LlavaBackbone(Backbone):
         """
         rows = self.project(self.vision_states(inputs.pixels, deep), deep)
         ids = (self.chat.image_token_id,) * rows.shape[1]
-        return Features(rows.flatten(0, 1), (ids,) * len(rows))
+        return Features(rows.flatten(0, 1), (ids,) * len(rows), constant=self._constant_rows(deep))
 
     def vision_states(self, pixels: Tensor, deep: DeepPrompts = NO_PROMPTS) -> Tensor:
         """Selected tower states before the projector, (B, N, d_v · number of feature layers)."""
@@ -155,6 +159,15 @@ class LlavaBackbone(Backbone):
         drop += self.config.vision_feature_select_strategy == "default"
         return torch.cat([states[index][:, drop:] for index in wanted], dim=-1)
 
+    def _constant_rows(self, deep: DeepPrompts) -> int:
+        """How many of a picture's first rows are prompts that no layer has touched: the same for all."""
+        if deep.vision is None or deep.vision_mode == "paper":
+            return 0
+        places = _places(deep.vision, deep.vision_at, self.vision_shape[0])
+        if any(layer not in places for layer in self._feature_layers()):
+            return 0
+        return deep.vision.shape[1] - (self.config.vision_feature_select_strategy == "default")
+
     def project(self, states: Tensor, deep: DeepPrompts = NO_PROMPTS) -> Tensor:
         """Tower states (B, N, d_v) through the projector, the bundle's where it has one: (B, N, d)."""
         if deep.projector is None:
@@ -177,7 +190,12 @@ class LlavaBackbone(Backbone):
 
         The cache is filled with keys and values of the P_t rows before the batch's, too.
         """
-        return self.read_out(self.hidden_states(self.embed(batch, features), deep, cache)[keep], deep)
+        rows = self.embed(batch, features)
+        if cache is None and not (self.is_shared or self.is_checkpointed):
+            alike = rows_alike(batch, keep, constant=0 if features is None else features.constant)
+            if worth_sharing(len(rows), deep.text_length + alike):
+                return self.read_out(self._hidden_after(rows, alike, deep)[keep[:, alike:]], deep)
+        return self.read_out(self.hidden_states(rows, deep, cache)[keep], deep)
 
     def read_out(self, hidden: Tensor, deep: DeepPrompts = NO_PROMPTS) -> Tensor:
         """Logits (…, vocabulary) of final hidden states (…, d), by the bundle's output layer, if any."""
@@ -205,6 +223,18 @@ class LlavaBackbone(Backbone):
                 rows = torch.cat([_first_rows(deep.text, places, rows), rows], dim=1)
             output = self.decoder(inputs_embeds=rows, past_key_values=cache, use_cache=cache is not None)
         hidden: Tensor = output.last_hidden_state[:, length:]
+        return hidden
+
+    def _hidden_after(self, rows: Tensor, alike: int, deep: DeepPrompts) -> Tensor:
+        """Final hidden states (B, T - alike, d) of rows (B, T, d), of which all examples begin with `alike`.
+
+        Prompts and these rows are computed once; the others find their keys and values.
+        """
+        cache = DynamicCache(config=self.config.text_config)
+        self.hidden_states(rows[:1, :alike], deep, cache)
+        cache.batch_repeat_interleave(len(rows))
+        output = self.decoder(inputs_embeds=rows[:, alike:], past_key_values=cache, use_cache=True)
+        hidden: Tensor = output.last_hidden_state
         return hidden
 
     def text_prompts_of(self, text: str, length: int) -> Tensor:

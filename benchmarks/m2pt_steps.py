@@ -1,0 +1,70 @@
+"""`m2pt-steps`: the M²PT trainer against the same method on `transformers.Trainer` with forward hooks."""
+
+import argparse
+from contextlib import ExitStack
+from functools import partial
+
+from benchmarks.harness import alternate
+from benchmarks.m2pt_sides import SIDES, Told
+from benchmarks.materials import find_model
+from benchmarks.outcome import Figure, Outcome
+from benchmarks.question import Question, Say
+from benchmarks.sides import MEGABYTE, Side, check_losses, memory_figure, rates_of
+
+__all__ = ["QUESTION"]
+
+_TEACHES = """\
+The same model, examples in the same order, prompts (10 and 20 rows in every layer, mode released, projector
+trained), loss over the answers, AdamW with the same rate, clipping; a round is as many steps on each side.
+"Trainer with hooks" is what a careful user of transformers would write (benchmarks/m2pt_hooked.py): a frozen
+LlavaForConditionalGeneration in the trainer's dtype, float32 parameters, prompt rows in front of BOS and CLS
+that hooks write anew after every layer, a collator that pads, a process that makes batches ahead, the
+Trainer's own loop. Its attention is transformers' default (sdpa), and on a third side eager, which is ours on
+a CPU, where it is the faster one at this length. No side groups examples by length, checkpoints layers, logs
+or saves. Each side runs in a process of its own, whose peak memory is read at the end (the Trainer's second
+process is not counted). The sides' first losses are held against each other before anything is counted.
+OMP_NUM_THREADS sets the threads of all sides.
+Figure: steps per second of the trainer over those of the Trainer.
+"""
+
+
+def _run(options: argparse.Namespace, say: Say) -> Outcome:
+    told = Told(
+        model=find_model(options.model, say),
+        batch=options.batch,
+        examples=options.examples,
+        dtype=options.dtype,
+    )
+    ours, *others = SIDES
+    with ExitStack() as stack:
+        sides = {name: stack.enter_context(Side(partial(make, told))) for name, make in SIDES.items()}
+        losses = {name: side.losses(options.steps) for name, side in sides.items()}
+        check_losses(losses, say)
+        rounds = alternate(rates_of(sides, options.steps), options.rounds, warmups=0, say=say)
+        peaks = {name: side.peak() for name, side in sides.items()}
+    figures = [
+        figure
+        for other in others
+        for figure in (
+            Figure.of_ratio(f"steps/s against the {other}", rounds.ratio(ours, other), 1.3),
+            memory_figure(f"memory of the {other} over ours", peaks[other], peaks[ours], 1.0),
+        )
+    ]
+    megabytes = {name: peak / MEGABYTE for name, peak in peaks.items()}
+    return QUESTION.found(
+        options, figures, {**rounds.sides, "peak megabytes": megabytes, "first losses": losses}
+    )
+
+
+QUESTION = Question(
+    name="m2pt-steps",
+    asks="the M²PT trainer, against the same method on transformers' Trainer with forward hooks",
+    teaches=_TEACHES,
+    rounds=5,
+    run=_run,
+    options={
+        "batch": (8, "examples of a step"),
+        "steps": (5, "steps of a round"),
+        "examples": (40, "examples that are trained on, over and over"),
+    },
+)
