@@ -9,7 +9,7 @@ import yaml
 from training.config import EvaluateConfig, M2ptConfig, TvpConfig, read_config
 from training.pico.judge import JUDGE
 from training.pico.members import MEMBERS
-from training.report.config import ReportConfig
+from training.report.tvp.config import ReportConfig
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FILES = sorted(file for file in EXAMPLES.rglob("*.yaml") if file.parent.name != "report")

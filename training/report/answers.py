@@ -14,8 +14,8 @@ from training.corruptions import CorruptedSource
 from training.data import make_source
 from training.evaluate import evaluate, normalise_answer
 from training.paths import written_whole
-from training.report.config import TaskConfig
 from training.report.digests import computed_in, data_digest, digest_of
+from training.report.tvp.config import TaskConfig
 from training.statistics import says_yes
 
 __all__ = ["Answers", "Corruption", "answers_digest", "measure", "read_answers"]

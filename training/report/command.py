@@ -5,7 +5,7 @@ from pathlib import Path
 
 from training.config import read_config
 from training.memory import keep_freed_memory
-from training.report.config import ReportConfig
+from training.report.tvp.config import ReportConfig
 
 __all__ = ["main"]
 
@@ -19,9 +19,9 @@ def main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
     config = read_config(ReportConfig, options.config, options.set)
     keep_freed_memory()
-    from training.report.document import write_report
-    from training.report.plan import plan_frames
-    from training.report.run import count_measurements, run_report
+    from training.report.tvp.document import write_report
+    from training.report.tvp.plan import plan_frames
+    from training.report.tvp.run import count_measurements, run_report
 
     if options.plan:
         jobs = plan_frames(config)

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.report.answers import Answers
-from training.report.config import METHODS, Method
-from training.report.plan import FrameJob
-from training.report.results import Results
+from training.report.tvp.config import METHODS, Method
+from training.report.tvp.plan import FrameJob
+from training.report.tvp.results import Results
 from training.statistics import Gain, mean_gain, score, yes_no
 
 __all__ = [

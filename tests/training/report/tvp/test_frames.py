@@ -13,7 +13,7 @@ import pytest
 from prompts.errors import ConfigError
 from tests.training.jobs import tvp_job
 from training.config import TvpConfig
-from training.report.frames import Cost, train_frame
+from training.report.tvp.frames import Cost, train_frame
 
 pytestmark = pytest.mark.behaviour
 FEW, MANY = 4, 100_000
