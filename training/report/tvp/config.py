@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from prompts.manifest import FrameSpec, Usage
-from training.config import Dtype, How, LossOver
+from prompts.manifest import FrameSpec
+from training.config import Dtype, LossOver
 from training.corruptions import CORRUPTIONS
 from training.data import DataConfig
+from training.report.config import MeasuredTask, Part
 
 __all__ = [
     "METHODS",
@@ -37,17 +38,10 @@ assert set(METHODS) == set(get_args(Method))
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class TaskConfig(_Part):
-    """One task: what to train on, what to measure on, how."""
+class TaskConfig(MeasuredTask):
+    """One task: what to train on, what to measure on, how; asked alike in training and test."""
 
     train: DataConfig
-    test: DataConfig
-    usage: Usage = Field(default_factory=Usage, description="how the task is asked, in training and test")
-    how: How = Field("ranking", description="how an answer is found, see `passepartout evaluate --help`")
     loss_over: LossOver = "vocabulary"
     shifted: bool = Field(False, description="unlike what the models were trained on: counts for the aim")
     named: bool = Field(
@@ -55,7 +49,7 @@ class TaskConfig(_Part):
     )
 
 
-class RecipeConfig(_Part):
+class RecipeConfig(Part):
     """How every frame is trained; fields as in `passepartout train tvp`."""
 
     steps: int = Field(200, ge=1)
@@ -70,7 +64,7 @@ class RecipeConfig(_Part):
     dtype: Dtype = "auto"
 
 
-class AblationConfig(_Part):
+class AblationConfig(Part):
     """Methods that are measured on some sources and seeds only, beside the two of the whole grid."""
 
     methods: tuple[Method, ...] = ("vp", "tvp-without-fca", "tvp-without-tse", "ensemble")
@@ -78,7 +72,7 @@ class AblationConfig(_Part):
     seeds: tuple[int, ...] = Field((), description="default: the first seed")
 
 
-class ScaleConfig(_Part):
+class ScaleConfig(Part):
     """Accuracy over the amount of training data."""
 
     task: str
@@ -88,7 +82,7 @@ class ScaleConfig(_Part):
     seeds: tuple[int, ...] = Field((), description="default: the first seed")
 
 
-class CorruptionConfig(_Part):
+class CorruptionConfig(Part):
     """Accuracy under common corruptions of the test pictures."""
 
     task: str
@@ -106,7 +100,7 @@ class CorruptionConfig(_Part):
         return kinds
 
 
-class ReportConfig(_Part):
+class ReportConfig(Part):
     """`passepartout report tvp`."""
 
     title: str = "TVP: transfer between models"
