@@ -7,6 +7,7 @@ the input of the first layer.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -81,17 +82,24 @@ def load_lora(backbone: LlavaBackbone, folder: Path) -> None:
 
 
 def new_prompt(config: BaselineConfig, backbone: LlavaBackbone) -> TunedPrompt:
-    """Embeddings of the config's text (PEFT cuts or repeats it to the length), or of random tokens."""
+    """Embeddings of random tokens, or of the config's text, cut or repeated to the length as PEFT does.
+
+    PEFT's own `TEXT` puts the tokenizer's special tokens before the text; here it stands as it is.
+    """
     told = config.learns
     assert isinstance(told, PromptTuningConfig)
-    init: dict[str, Any] = {"prompt_tuning_init": "SAMPLE_VOCAB"}
-    if told.init_text is not None:
-        init = {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": told.init_text}
-        init["tokenizer_name_or_path"] = str(config.model)
-    adapter = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=told.length, **init)
+    adapter = peft.PromptTuningConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=told.length, prompt_tuning_init="SAMPLE_VOCAB"
+    )
     with _seeded(config.seed):
         model = peft.get_peft_model(backbone.model, adapter)
-    return TunedPrompt(config, model.to(backbone.device), backbone)
+    learned = TunedPrompt(config, model.to(backbone.device), backbone)
+    if told.init_text is not None:
+        ids = list(islice(cycle(backbone.chat.plain_ids(told.init_text)), told.length))
+        with torch.no_grad():
+            rows = backbone.model.get_input_embeddings()(torch.tensor(ids, device=backbone.device))
+            learned.tensors[_EMBEDDINGS].copy_(rows)
+    return learned
 
 
 def _save(model: Any, tensors: Any, folder: Path) -> None:

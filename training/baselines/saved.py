@@ -1,8 +1,9 @@
 """What a baseline left on disk, and how a model takes it to be measured."""
 
+import hashlib
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from safetensors import safe_open
 
 from prompts.bundle import Bundle
 from prompts.interchange_peft import import_peft
+from prompts.manifest import Usage
 from training.backbone import LlavaBackbone
 from training.baselines.full import WEIGHTS_FILE, load_full
 
@@ -32,6 +34,16 @@ class Saved:
         return sum(count_values(file) for file in self.folder.glob("*.safetensors"))
 
     @property
+    def digest(self) -> str:
+        """sha256 of the learned values and of what says how they are used, 16 hex digits."""
+        digest = hashlib.sha256()
+        for file in sorted(self.folder.iterdir()):
+            if file.suffix in (".safetensors", ".json"):
+                with file.open("rb") as content:
+                    digest.update(hashlib.file_digest(content, "sha256").digest())
+        return digest.hexdigest()[:16]
+
+    @property
     def is_prompt(self) -> bool:
         """Whether it is a prompt, which leaves the model as it is."""
         return not (self.folder / WEIGHTS_FILE).exists() and self._peft_type != _LORA
@@ -47,13 +59,14 @@ def read_saved(run_folder: Path) -> Saved | None:
     return Saved(folder) if folder.is_dir() else None
 
 
-def load_saved(saved: Saved, backbone: LlavaBackbone, model: Path) -> Bundle | None:
+def load_saved(saved: Saved, backbone: LlavaBackbone, model: Path, usage: Usage) -> Bundle | None:
     """Makes `backbone` answer as the baseline does; the bundle to ask with where it is a prompt.
 
     A prompt leaves the model as it is; after all else the model is another one.
 
     Args:
         model: the folder that the backbone was loaded from.
+        usage: how it is asked; PEFT's layout has no place for it.
     """
     if (saved.folder / WEIGHTS_FILE).exists():
         load_full(backbone, saved.folder)
@@ -61,7 +74,8 @@ def load_saved(saved: Saved, backbone: LlavaBackbone, model: Path) -> Bundle | N
     if saved.is_prompt:
         folder = saved.folder.with_name("imported")
         shutil.rmtree(folder, ignore_errors=True)
-        return import_peft(saved.folder, folder, name="prompt-tuning", base=model)
+        bundle = import_peft(saved.folder, folder, name="prompt-tuning", base=model)
+        return replace(bundle, manifest=bundle.manifest.model_copy(update={"usage": usage}))
     from training.baselines.adapters import load_lora
 
     load_lora(backbone, saved.folder)

@@ -99,7 +99,7 @@ class _Target:
         """Read from the cache, or measured."""
         told: TaskConfig = self._config.tasks[task]
         dtype = self._config.recipe.dtype
-        digest = answers_digest(told, self._digest, dtype, bundle and bundle.digest, corruption)
+        digest = answers_digest(told, self._digest, dtype, bundle.digest if bundle else None, corruption)
         file = self._config.cache / "answers" / f"{digest}.json"
         found = read_answers(file)
         if found is None:
