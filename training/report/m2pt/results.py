@@ -7,12 +7,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.report.answers import Answers
+from training.report.m2pt.attention import Look
 from training.report.m2pt.config import Method, ReportConfig
 from training.report.m2pt.plan import TuningJob
 from training.report.m2pt.tuned import Tuned
 from training.statistics import Gain, Score, mean_gain, mean_score
 
-__all__ = ["Results"]
+__all__ = ["Looked", "Results"]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """One example of a task, its attention, and the answer beside the one wanted."""
+
+    task: str
+    question: str
+    wanted: str
+    said: str
+    look: Look
 
 
 @dataclass
@@ -23,12 +35,14 @@ class Results:
         base: task to the model's own answers.
         tuned: each training's result.
         answers: (training, task) to the answers with it.
+        looks: where M²PT's first seed looks, on examples of the unseen tasks.
     """
 
     config: ReportConfig
     base: dict[str, Answers] = field(default_factory=dict)
     tuned: dict[TuningJob, Tuned] = field(default_factory=dict)
     answers: dict[tuple[TuningJob, str], Answers] = field(default_factory=dict)
+    looks: list[Looked] = field(default_factory=list)
 
     def jobs(self, method: Method, lengths: tuple[int, int] | None = None) -> list[TuningJob]:
         """A method's trainings, one a seed; with `lengths`, those of the study."""

@@ -8,12 +8,14 @@ from tqdm import tqdm
 from prompts.bundle import Bundle
 from training.backbone import LlavaBackbone
 from training.baselines import Saved, load_saved
+from training.data import make_source
 from training.report.answers import Answers, answers_digest, measure, read_answers
 from training.report.digests import model_digest, tuning_digest
+from training.report.m2pt.attention import look_at
 from training.report.m2pt.check import check
-from training.report.m2pt.config import ReportConfig
+from training.report.m2pt.config import AttentionConfig, ReportConfig
 from training.report.m2pt.plan import plan_jobs, training_config
-from training.report.m2pt.results import Results
+from training.report.m2pt.results import Looked, Results
 from training.report.m2pt.tuned import Tuned, read_tuned, tune
 
 __all__ = ["count_measurements", "run_report"]
@@ -62,6 +64,23 @@ def _measure_all(config: ReportConfig, results: Results) -> None:
                 bar.set_postfix_str(f"{job.title}: {task}")
                 results.answers[job, task] = asked.answers(task)
                 bar.update()
+    if config.attention is not None:
+        _look(config, config.attention, results, plain)
+
+
+def _look(config: ReportConfig, told: AttentionConfig, results: Results, plain: list[LlavaBackbone]) -> None:
+    """Looks at the first pictures of each unseen task, with the first seed's M²PT."""
+    job = results.jobs("m2pt")[0]
+    bundle = results.tuned[job].result
+    assert isinstance(bundle, Bundle)
+    backbone = _Asked(config, None, plain).unchanged()
+    for task, entry in config.unseen.items():
+        source, said = make_source(entry), results.answers[job, task].said
+        for place in range(min(told.pictures, len(source))):
+            example = source[place]
+            if example.picture is not None:
+                look = look_at(backbone, bundle, example, layers=told.layers)
+                results.looks.append(Looked(task, example.question, example.answer, said[place], look))
 
 
 class _Asked:
@@ -90,11 +109,12 @@ class _Asked:
     def _load(self) -> tuple[LlavaBackbone, Bundle | None]:
         result = None if self._tuned is None else self._tuned.result
         if isinstance(result, Saved):
-            backbone = self._unchanged() if result.is_prompt else self._fresh()
+            backbone = self.unchanged() if result.is_prompt else self._fresh()
             return backbone, load_saved(result, backbone, self._config.model, self._config.usage)
-        return self._unchanged(), result
+        return self.unchanged(), result
 
-    def _unchanged(self) -> LlavaBackbone:
+    def unchanged(self) -> LlavaBackbone:
+        """The model as it is."""
         if not self._plain:
             self._plain.append(self._fresh())
         return self._plain[0]

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from training.report.m2pt.attention import Look
 from training.report.m2pt.config import METHODS, Method
 from training.report.m2pt.results import Results
 from training.report.markdown import MEGABYTE, table
 from training.statistics import Score
 
-__all__ = ["comparison", "cost_of", "lengths", "methods", "seen"]
+__all__ = ["comparison", "cost_of", "lengths", "looks", "methods", "seen"]
 
 
 def comparison(results: Results) -> str:
@@ -60,6 +61,16 @@ def lengths(results: Results) -> str:
         for text in study.text
     ]
     return table(["", *(f"{vision} vision rows" for vision in study.vision)], rows)
+
+
+def looks(found: Sequence[Look]) -> str:
+    """What each kind of row has of a layer's attention, the mean over the pictures looked at."""
+    shares = np.mean([look.shares for look in found], axis=0)
+    rows = [
+        [f"layer {layer + 1}", *(f"{100 * share:.1f} %" for share in line)]
+        for layer, line in zip(found[0].layers, shares, strict=True)
+    ]
+    return table(["", "text rows", "vision rows and class row", "patches", "question"], rows)
 
 
 def cost_of(results: Results, method: Method) -> Sequence[str]:
