@@ -97,7 +97,7 @@ def _looks(results: Results) -> list[str]:
     parts.append(tables.looks([one.look for one in results.looks]))
     for number, one in enumerate(results.looks, start=1):
         name = f"attention-{number}.png"
-        title = f"{one.task}: {one.question}  Wanted: {one.wanted}. Said: {one.said}."
+        title = f"{one.task}: {one.question} – wanted: {one.wanted} – said: {one.said}"
         figures.attention(one.look, title, config.pictures / name)
         parts.append(_picture(config, title, name))
     return parts

@@ -52,7 +52,7 @@ def length_map(
 ) -> None:
     """Accuracy (shares of one) over P_t, down, and P_v, across."""
     grid = 100 * np.asarray(values, dtype=float)
-    figure, axes = new_figure(1.8 + 1.1 * len(vision), 1.6 + 0.7 * len(text))
+    figure, axes = new_figure(2.6 + 1.1 * len(vision), 1.6 + 0.7 * len(text))
     image = axes.imshow(grid, cmap="viridis", aspect="auto")
     axes.set_xticks(range(len(vision)), [str(length) for length in vision])
     axes.set_yticks(range(len(text)), [str(length) for length in text])
@@ -117,8 +117,9 @@ def _strip(
     figure.colorbar(image, ax=axes, format="%g %%").ax.tick_params(labelsize=_SMALL)
 
 
-def _points(scores: Sequence[Score]) -> tuple[list[float], NDArray[np.float64]]:
-    """Accuracies in %, and how far the intervals reach below and above, (2, n)."""
+def _points(scores: Sequence[Score]) -> tuple[list[float], list[list[float]]]:
+    """Accuracies in %, and how far the intervals reach below and above them, two lists."""
     heights = [100 * score.accuracy for score in scores]
-    reach = [[score.accuracy - score.low, score.high - score.accuracy] for score in scores]
-    return heights, 100 * np.clip(np.asarray(reach).T, 0, None)
+    below = [max(0.0, height - 100 * score.low) for height, score in zip(heights, scores, strict=True)]
+    above = [max(0.0, 100 * score.high - height) for height, score in zip(heights, scores, strict=True)]
+    return heights, [below, above]

@@ -14,7 +14,7 @@ from training.report.digests import model_digest, tuning_digest
 from training.report.m2pt.attention import look_at
 from training.report.m2pt.check import check
 from training.report.m2pt.config import AttentionConfig, ReportConfig
-from training.report.m2pt.plan import plan_jobs, training_config
+from training.report.m2pt.plan import TuningJob, plan_jobs, training_config
 from training.report.m2pt.results import Looked, Results
 from training.report.m2pt.tuned import Tuned, read_tuned, tune
 
@@ -37,7 +37,12 @@ def run_report(config: ReportConfig) -> Results:
 
 def count_measurements(config: ReportConfig) -> int:
     """How many measurements a report makes."""
-    return (1 + len(plan_jobs(config))) * len(config.tasks)
+    return len(config.tasks) + sum(len(_measured(config, job)) for job in plan_jobs(config))
+
+
+def _measured(config: ReportConfig, job: TuningJob) -> list[str]:
+    """The tasks a training is measured on; the study of lengths is about the unseen ones."""
+    return list(config.tasks if job.lengths is None else config.unseen)
 
 
 def _train_all(config: ReportConfig, results: Results) -> None:
@@ -60,7 +65,7 @@ def _measure_all(config: ReportConfig, results: Results) -> None:
             bar.update()
         for job, tuned in results.tuned.items():
             asked = _Asked(config, tuned, plain)
-            for task in config.tasks:
+            for task in _measured(config, job):
                 bar.set_postfix_str(f"{job.title}: {task}")
                 results.answers[job, task] = asked.answers(task)
                 bar.update()

@@ -74,6 +74,30 @@ def test_it_is_made_once_and_only_what_is_new_is_added(config: Path, started: li
     assert started[4:] == [("m2pt", "text")]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+def test_an_interrupted_one_goes_on(
+    config: Path, started: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Stopped in its second training: the command ends as by Ctrl-C, and the first is not made again."""
+    train = tuned.train_apart
+
+    def stop(method: str, told: Any, folder: Path) -> None:
+        if started:
+            raise KeyboardInterrupt
+        train(method, told, folder)
+
+    arguments = ["report", "m2pt", "--config", str(config), "--set", f"cache={tmp_path}"]
+    arguments += ["--set", "methods=[lora-1, m2pt]", "--set", f"out={tmp_path / 'tiny.md'}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(tuned, "train_apart", stop)
+        assert main(arguments) == 130
+    assert started == [("baseline", "lora-1")]
+    assert not (tmp_path / "tiny.md").exists()
+    assert main(arguments) == 0
+    assert started[1:] == [("m2pt", "m2pt")]
+    assert (tmp_path / "tiny.md").exists()
+
+
 def test_the_plan_trains_nothing(
     config: Path, started: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -81,7 +105,7 @@ def test_the_plan_trains_nothing(
     assert main(["report", "m2pt", "--config", str(config), *more]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "full · seed 0"
-    assert printed[-2:] == ["m2pt · seed 0 · 1 text and 2 vision rows", "6 trainings, 21 measurements"]
+    assert printed[-2:] == ["m2pt · seed 0 · 1 text and 2 vision rows", "6 trainings, 19 measurements"]
     assert started == []
 
 

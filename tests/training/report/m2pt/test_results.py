@@ -100,6 +100,6 @@ def test_the_report_and_its_pictures(tmp_path: Path) -> None:
     assert row.startswith("| **m2pt** | 100 | 200 | 72.5 % [")
     assert row.endswith(" | 10 | 5 |")
     assert "| layer 2 | 25.0 % | 25.0 % | 40.0 % | 10.0 % |" in text
-    assert "![more: Why (so)? Wanted: yes. Said: no.](x/attention-1.png)" in text
+    assert "![more: Why (so)? – wanted: yes – said: no](x/attention-1.png)" in text
     assert "| 2 text rows | 77.5 % [" in text  # the first seed alone
     assert text.endswith("## Why\n\nBecause.\n")
