@@ -2,7 +2,7 @@
 
     passepartout serve --model M --tasks DIR      passepartout task show|preview|frame|put … BUNDLE
     passepartout train tvp|m2pt --config FILE     passepartout model build NAME
-    passepartout evaluate --config FILE           passepartout report tvp --config FILE
+    passepartout evaluate --config FILE           passepartout report tvp|m2pt --config FILE
     passepartout demo
 
 A verb's module is imported only when the verb is called: `task show` starts without vLLM.
@@ -20,7 +20,7 @@ VERBS = {
     "serve": ("server.cli:main", "serve a model and its tasks over HTTP"),
     "train": ("training.cli:main_train", "train a task: tvp (a frame) or m2pt (deep prompts)"),
     "evaluate": ("training.cli:main_evaluate", "measure a model, with or without a task"),
-    "report": ("training.report.command:main", "train on each model, measure on all, write Markdown"),
+    "report": ("training.report.command:main", "train, measure, compare: tvp (models) or m2pt (methods)"),
     "task": ("prompts.cli:main", "look at a saved task, put it into a store, import and export"),
     "model": ("training.cli:main_model", "build or train an embedded model"),
     "key": ("server.access.command:main", "make an API key for the file of `serve --keys`"),

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from prompts.errors import ConfigError
 from prompts.faults import fault
-from training.config import EvaluateConfig, M2ptConfig, TrainConfig, TvpConfig, read_config
+from training.config import BaselineConfig, EvaluateConfig, M2ptConfig, TrainConfig, TvpConfig, read_config
 from training.memory import keep_freed_memory
 from training.ranks import ranks_here
 
@@ -27,7 +27,7 @@ _BY_METHOD = ("lr", "warmup")
 
 
 def main_train(argv: list[str]) -> int:
-    """`passepartout train tvp|m2pt --config FILE [--set key=value]`; m2pt under torchrun too."""
+    """`passepartout train tvp|m2pt|baseline --config FILE [--set key=value]`; tvp never under torchrun."""
     options = _train_parser().parse_args(argv)
     keep_freed_memory()
     ranks = ranks_here()
@@ -38,6 +38,13 @@ def main_train(argv: list[str]) -> int:
         from training.tvp import train_tvp
 
         bundle = train_tvp(read_config(TvpConfig, options.config, options.set))
+    elif options.method == "baseline":
+        from training.baselines import train_baseline
+
+        saved = train_baseline(read_config(BaselineConfig, options.config, options.set))
+        if ranks.is_first:
+            print(f"{saved.folder}: {saved.values:,} trained values")
+        return 0
     else:
         from training.m2pt import train_m2pt
 
@@ -88,7 +95,10 @@ def _train_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "method", choices=("tvp", "m2pt"), help="a learned frame, or learned tokens in every layer"
+        "method",
+        choices=("tvp", "m2pt", "baseline"),
+        help="a learned frame; learned tokens in every layer; or what m2pt is compared with (LoRA, prompt "
+        "tuning, full fine-tuning): m2pt's fields, and `learns`",
     )
     _add_config(parser)
     return parser
@@ -135,6 +145,7 @@ def _fields_help() -> str:
         own = {name: kind.model_fields[name] for name in (*_BY_METHOD, *others)}
         lines += [_field_line(name, field) for name, field in own.items()]
         lines += [_field_line(f"{title}.{name}", field) for name, field in options.model_fields.items()]
+    lines += ["of baseline:", _field_line("learns", BaselineConfig.model_fields["learns"])]
     return "\n".join(lines)
 
 

@@ -12,7 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["RESAMPLES", "Gain", "Score", "YesNo", "mean_gain", "paired_gain", "says_yes", "score", "yes_no"]
+__all__ = [
+    "RESAMPLES",
+    "Gain",
+    "Score",
+    "YesNo",
+    "mean_gain",
+    "mean_score",
+    "paired_gain",
+    "says_yes",
+    "score",
+    "yes_no",
+]
 
 RESAMPLES = 10_000
 _SEED = 0
@@ -125,14 +136,21 @@ def mean_gain(groups: Sequence[npt.ArrayLike]) -> Gain:
     Raises:
         ValueError: no groups, or one that is empty or has another shape.
     """
-    arrays = [np.asarray(group, dtype=np.float64) for group in groups]
-    for number, array in enumerate(arrays):
-        if array.ndim not in (2, 3):
-            raise ValueError(f"group {number}: expected gains (S, n) or (S, M, n), came shape {array.shape}")
-    by_seed = [array if array.ndim == 2 else array.mean(axis=1) for array in arrays]
-    low, high = _interval(by_seed, least=-1.0)
-    mean = float(np.mean([group.mean() for group in by_seed]))
-    return Gain(sum(array.size for array in arrays), mean, low, high)
+    n, mean, low, high = _mean_of(groups, least=-1.0)
+    return Gain(n, mean, low, high)
+
+
+def mean_score(groups: Sequence[npt.ArrayLike]) -> Score:
+    """The mean accuracy over groups of right (1) and wrong (0) answers, with the interval of `mean_gain`.
+
+    Args:
+        groups: as `mean_gain`'s; the models of a group may be tasks as well, with as many pictures each: they
+            share their trainings, and example i of each is drawn together with the others' examples i.
+
+    Raises:
+        ValueError: no groups, or one that is empty or has another shape.
+    """
+    return Score(*_mean_of(groups, least=0.0))
 
 
 def yes_no(answers: Sequence[str], said: Sequence[str]) -> YesNo:
@@ -182,6 +200,18 @@ def _yes_or_no(text: str) -> str | None:
 
 def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
+
+
+def _mean_of(groups: Sequence[npt.ArrayLike], *, least: float) -> tuple[int, float, float, float]:
+    """Number of values, their mean over groups, and its interval."""
+    arrays = [np.asarray(group, dtype=np.float64) for group in groups]
+    for number, array in enumerate(arrays):
+        if array.ndim not in (2, 3):
+            raise ValueError(f"group {number}: expected gains (S, n) or (S, M, n), came shape {array.shape}")
+    by_seed = [array if array.ndim == 2 else array.mean(axis=1) for array in arrays]
+    low, high = _interval(by_seed, least=least)
+    mean = float(np.mean([group.mean() for group in by_seed]))
+    return sum(array.size for array in arrays), mean, low, high
 
 
 def _interval(groups: Sequence[Gains], *, least: float) -> tuple[float, float]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from training.config import M2ptConfig, TvpConfig
+from training.config import BaselineConfig, M2ptConfig, TvpConfig
 from training.run import Run
 
-__all__ = ["FRAME", "QUESTION", "halt_at", "m2pt_job", "make_llava_json", "tvp_job"]
+__all__ = ["FRAME", "QUESTION", "baseline_job", "halt_at", "m2pt_job", "make_llava_json", "tvp_job"]
 
 QUESTION = "what is it?"
 FRAME: dict[str, Any] = {"canvas": [64, 64], "inner": 44}
@@ -38,6 +38,15 @@ def m2pt_job(
     """Three steps of two pictures; prompts of 3 and 2 rows, and the projector."""
     options = {"text_length": 3, "vision_length": 2, **(m2pt or {})}
     return M2ptConfig.model_validate(_job(model, pictures, out, {"lr": 0.01, "m2pt": options, **changes}))
+
+
+def baseline_job(
+    model: Path, pictures: Path, out: Path, learns: dict[str, Any], **changes: Any
+) -> BaselineConfig:
+    """Three steps of two pictures of something else than M²PT's."""
+    return BaselineConfig.model_validate(
+        _job(model, pictures, out, {"lr": 0.01, "learns": learns, **changes})
+    )
 
 
 def _job(model: Path, pictures: Path, out: Path, changes: dict[str, Any]) -> dict[str, Any]:

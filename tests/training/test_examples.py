@@ -9,7 +9,10 @@ import yaml
 from training.config import EvaluateConfig, M2ptConfig, TvpConfig, read_config
 from training.pico.judge import JUDGE
 from training.pico.members import MEMBERS
-from training.report.config import ReportConfig
+from training.pico.tasks import INSTRUCTIONS_SEEN, INSTRUCTIONS_UNSEEN
+from training.report.m2pt.config import METHODS
+from training.report.m2pt.config import ReportConfig as M2ptReportConfig
+from training.report.tvp.config import ReportConfig
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FILES = sorted(file for file in EXAMPLES.rglob("*.yaml") if file.parent.name != "report")
@@ -36,12 +39,20 @@ def test_an_example_is_valid(file: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("report/*.yaml")), ids=lambda file: file.name)
-def test_a_reports_example_is_valid(file: Path) -> None:
-    config = read_config(ReportConfig, file)
+def test_the_tvp_reports_example_is_valid() -> None:
+    config = read_config(ReportConfig, EXAMPLES / "report" / "tvp.yaml")
     assert set(config.models) == set(MEMBERS)
     assert config.recipe.clip == Path("models") / JUDGE
     assert len(config.seeds) >= 3
+
+
+def test_the_m2pt_reports_example_is_valid() -> None:
+    """Every method, each with its rate; the mix's instructions, those never seen apart."""
+    config = read_config(M2ptReportConfig, EXAMPLES / "report" / "m2pt.yaml")
+    assert set(config.methods) == set(METHODS)
+    assert len(config.seeds) >= 3
+    assert {data.task for data in config.unseen.values()} == set(INSTRUCTIONS_UNSEEN)
+    assert {data.task for data in config.seen.values()} == set(INSTRUCTIONS_SEEN)
 
 
 def test_the_papers_settings_of_tvp() -> None:

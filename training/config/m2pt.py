@@ -92,7 +92,7 @@ class M2ptOptions(Settings):
 
     @model_validator(mode="after")
     def _learns_something(self) -> "M2ptOptions":
-        if not (self.text_length or self.vision_length or self.projector):
+        if self._needs_something() and not (self.text_length or self.vision_length or self.projector):
             raise ValueError(
                 "expected something to learn, came text_length 0, vision_length 0, projector false; "
                 "enable one"
@@ -107,6 +107,9 @@ class M2ptOptions(Settings):
                 "expected prompts for reparametrisation, came lengths of 0; raise one, or leave it out"
             )
         return self
+
+    def _needs_something(self) -> bool:
+        return True
 
 
 class M2ptConfig(TrainConfig):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -26,6 +27,11 @@ class Layout:
 
     text: TextSpec | None
     vision: VisionSpec | None
+
+    @property
+    def text_length(self) -> int:
+        """Rows before the first token."""
+        return 0 if self.text is None else self.text.length
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class Learned:
             lm_head=values.get("lm_head.weight"),
         )
 
-    def groups(self) -> list[dict[str, object]]:
+    def groups(self) -> list[dict[str, Any]]:
         """AdamW's parameter groups, with each group's own peak learning rate as `peak`."""
         own = {
             "text": self.config.lr,

@@ -5,8 +5,8 @@ The base weights are frozen; learned tensors are float32 and enter the model in 
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import torch
 from pydantic import JsonValue
@@ -15,13 +15,14 @@ from prompts.bundle import Bundle, compute_digest
 from prompts.errors import ConfigError
 from prompts.faults import fault
 from prompts.fingerprint import base_model_ref
-from prompts.manifest import BaseModelRef, Manifest
+from prompts.manifest import Manifest
 from training.backbone import LlavaBackbone
 from training.backbone.sharding import share_out
 from training.batches import prepared
 from training.config import M2ptConfig
 from training.m2pt.batching import Batch, answer_total, batch_maker, order_of
 from training.m2pt.learned import Learned, fresh
+from training.m2pt.learner import Learner
 from training.m2pt.validation import Watch, measure
 from training.preflight import Inputs, open_training
 from training.provenance import provenance
@@ -31,7 +32,23 @@ from training.run import Run
 from training.saving import save_trained
 from training.schedule import cosine_rate
 
-__all__ = ["train_m2pt"]
+__all__ = ["Ended", "learn", "train_m2pt"]
+
+AnyLearner = TypeVar("AnyLearner", bound=Learner)
+
+
+@dataclass(frozen=True)
+class Ended(Generic[AnyLearner]):
+    """A loop at its end.
+
+    Attributes:
+        examples: what a bundle says of the data that was read, see `training.reading.Reader.report`.
+    """
+
+    backbone: LlavaBackbone
+    learned: AnyLearner
+    inputs: Inputs
+    examples: Mapping[str, JsonValue]
 
 
 def train_m2pt(config: M2ptConfig) -> Bundle:
@@ -48,25 +65,41 @@ def train_m2pt(config: M2ptConfig) -> Bundle:
         SystemExit: another process failed.
     """
     with open_ranks() as ranks:
-        return _train(config, ranks)
+        ended = learn(config, ranks, fresh, _bundle)
+        trained = _bundle(ended.learned, ended.examples)
+        if config.shard or ranks.is_first:  # the others are needed where the model is shared out
+            return save_trained(config, ended.backbone, trained, ended.inputs, write=ranks.is_first)
+        return trained
 
 
-def _train(config: M2ptConfig, ranks: Ranks) -> Bundle:
+def learn(
+    config: M2ptConfig,
+    ranks: Ranks,
+    begin: Callable[[M2ptConfig, LlavaBackbone], AnyLearner],
+    bundle_of: Callable[[AnyLearner], Bundle] | None = None,
+) -> Ended[AnyLearner]:
+    """The loop alone, over whatever `begin` gives to learn; resumes a run of the same config.
+
+    Args:
+        bundle_of: what a look at the validation data with `metric: accuracy` measures.
+
+    Raises:
+        ConfigError, BaseModelError, PictureError, SystemExit: as `train_m2pt`.
+    """
     with ranks.agreeing():
         _check_parts(config, ranks)
         inputs = open_training(config, checkpoints=[("model", config.model, ("llava",))])
-        base = base_model_ref(config.model)
+        base_model_ref(config.model)  # now, and not after hours: a bundle will want it
         run = Run(config, ranks)
         found = run.resume()
         share = share_out if config.shard else None
         backbone = LlavaBackbone.load(config.model, dtype=config.dtype, share=share)
         if config.gradient_checkpointing:
             backbone.checkpoint_layers()
-        learned = fresh(config, backbone)
+        learned = begin(config, backbone)
         reader = _open_reader(config, backbone, learned, inputs)
     saved = ranks.from_first(found)
     ranks.take_from_first(learned.tensors.values())
-    bundle_of = partial(_bundle, config, base)
     optimizer = torch.optim.AdamW(learned.groups(), weight_decay=config.m2pt.weight_decay)
     if saved:
         optimizer.load_state_dict(saved["optimizer"])
@@ -74,11 +107,11 @@ def _train(config: M2ptConfig, ranks: Ranks) -> Bundle:
         reader.ledger.restore(saved.get("broken", ()))
     watch = Watch(config, saved["watch"] if saved else None)
     done = saved["step"] if saved else 0
-    begin = config.steps if watch.stopped else done
-    passes = range(begin * config.accumulate, config.steps * config.accumulate)
+    first = config.steps if watch.stopped else done
+    passes = range(first * config.accumulate, config.steps * config.accumulate)
     with (
         closing(prepared(_pass_maker(config, backbone, learned, reader, ranks), passes)) as batches,
-        closing(run.steps(begin)) as steps,
+        closing(run.steps(first)) as steps,
     ):
         for step, bar in steps:
             rate = cosine_rate(step, steps=config.steps, warmup=config.warmup)
@@ -115,10 +148,7 @@ def _train(config: M2ptConfig, ranks: Ranks) -> Bundle:
                 break
     run.finish()
     watch.take_best(learned)
-    trained = bundle_of(learned, reader.report(done * config.accumulate))
-    if config.shard or ranks.is_first:  # the others are needed where the model is shared out
-        return save_trained(config, backbone, trained, inputs, write=ranks.is_first)
-    return trained
+    return Ended(backbone, learned, inputs, reader.report(done * config.accumulate))
 
 
 def _check_parts(config: M2ptConfig, ranks: Ranks) -> None:
@@ -131,44 +161,40 @@ def _check_parts(config: M2ptConfig, ranks: Ranks) -> None:
         raise ConfigError("train", [fault("batch", expected=expected, came=str(config.batch), cure=cure)])
 
 
-def _state(learned: Learned, optimizer: torch.optim.Optimizer, watch: Watch) -> dict[str, Any]:
+def _state(learned: Learner, optimizer: torch.optim.Optimizer, watch: Watch) -> dict[str, Any]:
     """What the next step depends on beside the config and the data."""
     return {"tensors": learned.state(), "optimizer": optimizer.state_dict(), "watch": watch.state()}
 
 
 def _pass_maker(
-    config: M2ptConfig, backbone: LlavaBackbone, learned: Learned, reader: Reader, ranks: Ranks
+    config: M2ptConfig, backbone: LlavaBackbone, learned: Learner, reader: Reader, ranks: Ranks
 ) -> Callable[[int], Batch]:
     """From the number of a forward pass to this process's part of its batch.
 
     Every process opens all of the batch's pictures, so that all of them know alike what is broken.
     """
-    batch_of = batch_maker(config, backbone, learned.layout.vision)
+    batch_of = batch_maker(config, backbone, learned.layout)
     return lambda number: batch_of([seat.example for seat in ranks.part(reader.seats(number))])
 
 
-def _open_reader(config: M2ptConfig, backbone: LlavaBackbone, learned: Learned, inputs: Inputs) -> Reader:
+def _open_reader(config: M2ptConfig, backbone: LlavaBackbone, learned: Learner, inputs: Inputs) -> Reader:
     return open_reader(
         inputs.data,
         batch=config.batch,
         seed=config.seed,
         max_broken_share=config.max_broken_share,
-        order=order_of(config, backbone, learned.layout.vision, inputs.data),
+        order=order_of(config, backbone, learned.layout, inputs.data),
     )
 
 
-def _bundle(
-    config: M2ptConfig,
-    base: BaseModelRef,
-    learned: Learned,
-    examples: Mapping[str, JsonValue] | None = None,
-) -> Bundle:
+def _bundle(learned: Learned, examples: Mapping[str, JsonValue] | None = None) -> Bundle:
     """Prompts in bfloat16, the precision they were used in on most machines; the file stays small."""
+    config = learned.config
     manifest = Manifest(
         name=config.name,
         version=config.version,
         description=config.description,
-        base_model=base,
+        base_model=base_model_ref(config.model),
         text=learned.layout.text,
         vision=learned.layout.vision,
         projector=config.m2pt.projector,

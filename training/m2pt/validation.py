@@ -1,7 +1,7 @@
 """Validation while a job runs: the best tensors are kept, and it ends when nothing gets better any more."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -11,11 +11,13 @@ from training.config import M2ptConfig
 from training.data import Example, ExampleSource
 from training.evaluate import evaluate
 from training.m2pt.batching import answer_total, batch_maker
-from training.m2pt.learned import Learned
+from training.m2pt.learner import Learner
 from training.measure import how_to_measure
 from training.ranks import Ranks
 
 __all__ = ["Watch", "measure"]
+
+AnyLearner = TypeVar("AnyLearner", bound=Learner)
 
 
 class Watch:
@@ -35,7 +37,7 @@ class Watch:
         every, done = self._config.validate_every, step + 1
         return every is not None and (done % every == 0 or done == self._config.steps)
 
-    def look(self, step: int, value: float, learned: Learned) -> dict[str, float]:
+    def look(self, step: int, value: float, learned: Learner) -> dict[str, float]:
         """Takes in the figure after `step`, keeps the tensors if it is the best; returns it by its name."""
         before, sign = self._best["value"], -1 if self._config.metric == "loss" else 1
         if before is None or sign * value > sign * before:
@@ -55,7 +57,7 @@ class Watch:
         """What a checkpoint keeps."""
         return self._best
 
-    def take_best(self, learned: Learned) -> None:
+    def take_best(self, learned: Learner) -> None:
         """Puts the best tensors back, where there were looks."""
         if self._best["tensors"] is not None:
             learned.load(self._best["tensors"])
@@ -67,10 +69,10 @@ class Watch:
 
 def measure(
     backbone: LlavaBackbone,
-    learned: Learned,
+    learned: AnyLearner,
     source: ExampleSource,
     ranks: Ranks,
-    bundle_of: Callable[[Learned], Bundle],
+    bundle_of: Callable[[AnyLearner], Bundle] | None,
 ) -> float:
     """The metric of the config on `source`: mean loss of an answer token, or the share of right answers.
 
@@ -87,15 +89,16 @@ def measure(
         if config.metric == "loss":
             total, count = _losses(backbone, learned, mine, max(1, config.batch // ranks.count))
         else:
+            assert bundle_of is not None, "what makes no bundle is told metric: loss"
             total, count = _right(backbone, bundle_of(learned), mine, config), len(mine)
     if config.shard:
         return ranks.from_first(total / max(1, count))
     return ranks.total(total) / max(1.0, ranks.total(count))
 
 
-def _losses(backbone: LlavaBackbone, learned: Learned, source: ExampleSource, size: int) -> tuple[float, int]:
+def _losses(backbone: LlavaBackbone, learned: Learner, source: ExampleSource, size: int) -> tuple[float, int]:
     """Sum of the answer tokens' losses, and their number."""
-    make, total, tokens = batch_maker(learned.config, backbone, learned.layout.vision), 0.0, 0
+    make, total, tokens = batch_maker(learned.config, backbone, learned.layout), 0.0, 0
     with torch.no_grad():
         deep = learned.deep()
         for start in range(0, len(source), size):

@@ -1,1 +1,1 @@
-"""`passepartout report tvp`: frames trained on models in turn, measured on all, and what came out."""
+"""`passepartout report tvp|m2pt`: the papers' pictures for your models and tasks; what both reports share."""

@@ -14,7 +14,7 @@ from training.corruptions import CorruptedSource
 from training.data import make_source
 from training.evaluate import evaluate, normalise_answer
 from training.paths import written_whole
-from training.report.config import TaskConfig
+from training.report.config import MeasuredTask
 from training.report.digests import computed_in, data_digest, digest_of
 from training.statistics import says_yes
 
@@ -51,13 +51,12 @@ class Answers:
 
 
 def answers_digest(
-    task: TaskConfig, target: str, dtype: str, bundle: Bundle | None, corruption: Corruption | None
+    task: MeasuredTask, target: str, dtype: str, prompt: str | None, corruption: Corruption | None = None
 ) -> str:
-    """Of a measurement; `target` is the model's digest."""
+    """Of a measurement; `target` and `prompt` are the digests of the model and of what it is asked with."""
     marred = None if corruption is None else [corruption.kind, corruption.severity]
-    frame = None if bundle is None else bundle.digest
     asked = [task.how, task.usage.model_dump(mode="json"), data_digest(task.test)]
-    return digest_of([target, frame, asked, marred, computed_in(dtype)])
+    return digest_of([target, prompt, asked, marred, computed_in(dtype)])
 
 
 def read_answers(file: Path) -> Answers | None:
@@ -70,12 +69,12 @@ def read_answers(file: Path) -> Answers | None:
 
 def measure(
     backbone: Backbone,
-    task: TaskConfig,
+    task: MeasuredTask,
     bundle: Bundle | None,
     *,
-    corruption: Corruption | None,
     batch: int,
     file: Path,
+    corruption: Corruption | None = None,
 ) -> Answers:
     """Asks every test example and keeps the answers in `file`, whole or not at all."""
     source = make_source(task.test)

@@ -1,13 +1,31 @@
-"""`passepartout report tvp --config FILE`: trains on each model in turn, measures on all, writes Markdown."""
+"""`passepartout report tvp|m2pt --config FILE`: trains, measures, writes Markdown."""
 
 import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from training.config import read_config
 from training.memory import keep_freed_memory
-from training.report.config import ReportConfig
 
 __all__ = ["main"]
+
+_DESCRIPTION = """\
+Make a paper's picture for your model and tasks, in Markdown with tables and figures.
+
+  tvp   the TVP paper's: frames trained on each model in turn, measured on all, with baselines
+  m2pt  the M²PT paper's: M²PT beside full fine-tuning, LoRA, prompt tuning and its own parts, all trained
+        alike on one model and measured on tasks they have not seen; what each costs; its components, its
+        lengths, and where it looks
+
+Several seeds, intervals over seeds and pictures. Ctrl-C stops; the same command goes on. Finished trainings
+and measurements are kept by content under the config's `cache` and never made twice: add a seed, a task or a
+method, and only what is new is run."""
+_EXAMPLES = """\
+examples:
+  passepartout report m2pt --config examples/report/m2pt.yaml --plan
+  passepartout report m2pt --config examples/report/m2pt.yaml
+  passepartout report m2pt --config examples/report/m2pt.yaml --set 'seeds=[0]' --set rates.lora-8=3e-4
+  passepartout report tvp --config examples/report/tvp.yaml"""
 
 
 def main(argv: list[str]) -> int:
@@ -17,32 +35,60 @@ def main(argv: list[str]) -> int:
         ConfigError: the config, a model or data does not fit.
     """
     options = _parser().parse_args(argv)
-    config = read_config(ReportConfig, options.config, options.set)
     keep_freed_memory()
-    from training.report.document import write_report
-    from training.report.plan import plan_frames
-    from training.report.run import count_measurements, run_report
+    write = _tvp if options.method == "tvp" else _m2pt
+    return write(options.config, options.set, plan=options.plan)
 
-    if options.plan:
-        jobs = plan_frames(config)
-        print("\n".join(job.title for job in jobs))
-        print(f"{len(jobs)} frames, {count_measurements(config)} measurements")
-        return 0
-    print(f"report: {write_report(run_report(config))}")
+
+def _tvp(file: Path, settings: Sequence[str], *, plan: bool) -> int:
+    from training.report.tvp.config import ReportConfig
+
+    config = read_config(ReportConfig, file, settings)
+    from training.report.tvp.document import write_report
+    from training.report.tvp.plan import plan_frames
+    from training.report.tvp.run import count_measurements, run_report
+
+    if plan:
+        titles = [job.title for job in plan_frames(config)]
+        return _show(titles, f"{len(titles)} frames, {count_measurements(config)} measurements")
+    return _written(lambda: write_report(run_report(config)))
+
+
+def _m2pt(file: Path, settings: Sequence[str], *, plan: bool) -> int:
+    from training.report.m2pt.config import ReportConfig
+
+    config = read_config(ReportConfig, file, settings)
+    from training.report.m2pt.document import write_report
+    from training.report.m2pt.plan import plan_jobs
+    from training.report.m2pt.run import count_measurements, run_report
+
+    if plan:
+        titles = [job.title for job in plan_jobs(config)]
+        return _show(titles, f"{len(titles)} trainings, {count_measurements(config)} measurements")
+    return _written(lambda: write_report(run_report(config)))
+
+
+def _show(titles: Sequence[str], summary: str) -> int:
+    print("\n".join([*titles, summary]))
+    return 0
+
+
+def _written(write: Callable[[], Path]) -> int:
+    print(f"report: {write()}")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="passepartout report",
-        description="Make the TVP paper's picture for your models and tasks: frames trained on each model "
-        "in turn, measured on all, with baselines, seeds and intervals. Ctrl-C stops; the same command goes "
-        "on. Finished frames and measurements are kept by content and never made twice.",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("method", choices=("tvp",), help="what is reported on")
+    parser.add_argument("method", choices=("tvp", "m2pt"), help="what is reported on")
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the report, as YAML")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change one field of it"
     )
-    parser.add_argument("--plan", action="store_true", help="list the frames that it trains, and end")
+    parser.add_argument("--plan", action="store_true", help="list what it trains, and end")
     return parser

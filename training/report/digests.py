@@ -13,11 +13,11 @@ from typing import Any
 
 import training.pico
 from training.backbone import choose_device, choose_dtype
-from training.config import TvpConfig
+from training.config import M2ptConfig, TvpConfig
 from training.data import DataConfig, ExampleSource, MixData, PicoData, make_source
 from training.data.items import Item, ItemSource
 
-__all__ = ["computed_in", "data_digest", "digest_of", "frame_digest", "model_digest"]
+__all__ = ["computed_in", "data_digest", "digest_of", "frame_digest", "model_digest", "tuning_digest"]
 
 _FORMAT = 1
 """Grows when trainer or measure come to other results from the same settings."""
@@ -109,6 +109,13 @@ def frame_digest(config: TvpConfig) -> str:
     models = [model_digest(folder) for folder in (config.model, *config.tvp.also)]
     judge = model_digest(config.tvp.clip) if config.tvp.clip and config.tvp.lambda_tse else None
     return digest_of([settings, models, judge, data_digest(config.data), computed_in(config.dtype)])
+
+
+def tuning_digest(config: M2ptConfig) -> str:
+    """Of an M²PT training, or of a baseline's."""
+    settings = config.model_dump(mode="json", exclude=_FREE | _ELSEWHERE)
+    model, data = model_digest(config.model), data_digest(config.data)
+    return digest_of([type(config).__name__, settings, model, data, computed_in(config.dtype)])
 
 
 def _sha256(parts: Iterable[bytes]) -> str:

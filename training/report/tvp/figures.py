@@ -2,16 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
-__all__ = ["curve", "frames_sheet", "heat_map"]
+from training.report.drawing import DPI, new_figure
 
-_DPI = 130
+__all__ = ["curve", "frames_sheet", "heat_map"]
 
 
 def heat_map(
@@ -20,7 +17,7 @@ def heat_map(
     """Gains in points, (sources, targets), warm above none and cold below it; NaN stays blank."""
     grid = np.asarray(values, dtype=float)
     limit = max(1.0, float(np.nanmax(np.abs(grid))))
-    figure, axes = _figure(1.6 + 1.2 * len(columns), 1.4 + 0.6 * len(rows))
+    figure, axes = new_figure(1.6 + 1.2 * len(columns), 1.4 + 0.6 * len(rows))
     image = axes.imshow(grid, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=20, ha="right")
     axes.set_yticks(range(len(rows)), rows)
@@ -30,7 +27,7 @@ def heat_map(
             shade = "white" if abs(value) > 0.6 * limit else "black"
             axes.text(column, row, f"{value:+.0f}", ha="center", va="center", color=shade)
     figure.colorbar(image, label="gain in points")
-    figure.savefig(file, dpi=_DPI)
+    figure.savefig(file, dpi=DPI)
 
 
 def curve(
@@ -44,7 +41,7 @@ def curve(
     ticks: Sequence[tuple[float, str]] = (),
 ) -> None:
     """Lines of (x, y) points by name; x on a log scale where told."""
-    figure, axes = _figure(7.0, 4.0)
+    figure, axes = new_figure(7.0, 4.0)
     for name, points in lines.items():
         axes.plot([a for a, _ in points], [b for _, b in points], marker="o", label=name)
     if log:
@@ -55,14 +52,16 @@ def curve(
     axes.set(xlabel=x, ylabel=y, title=title)
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(file, dpi=_DPI)
+    figure.savefig(file, dpi=DPI)
 
 
 def frames_sheet(
     pictures: Mapping[tuple[str, str], Image.Image], rows: Sequence[str], columns: Sequence[str], file: Path
 ) -> None:
     """Frames as pictures, a row for each method and a column for each source; absent ones stay blank."""
-    figure, grid = _figure(1.0 + 1.9 * len(columns), 0.6 + 1.9 * len(rows), shape=(len(rows), len(columns)))
+    figure, grid = new_figure(
+        1.0 + 1.9 * len(columns), 0.6 + 1.9 * len(rows), shape=(len(rows), len(columns))
+    )
     for row, line in zip(rows, grid, strict=True):
         for column, axes in zip(columns, line, strict=True):
             axes.set_xticks([])
@@ -76,12 +75,4 @@ def frames_sheet(
             if column == columns[0]:
                 axes.set_ylabel(row, fontsize=9)
                 axes.axis("on")
-    figure.savefig(file, dpi=_DPI)
-
-
-def _figure(width: float, height: float, shape: tuple[int, int] | None = None) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    if shape is None:
-        return figure, figure.subplots()
-    return figure, figure.subplots(*shape, squeeze=False)
+    figure.savefig(file, dpi=DPI)

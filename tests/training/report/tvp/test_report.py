@@ -10,7 +10,7 @@ from passepartout import main
 from tests.engine.tiny_families import make_tiny_idefics3
 from tests.training.jobs import FRAME
 from training.config import TvpConfig
-from training.report import frames
+from training.report.tvp import frames
 
 pytestmark = pytest.mark.behaviour
 

@@ -13,7 +13,8 @@ import pytest
 from prompts.errors import ConfigError
 from tests.training.jobs import tvp_job
 from training.config import TvpConfig
-from training.report.frames import Cost, train_frame
+from training.report.process import Cost
+from training.report.tvp.frames import train_frame
 
 pytestmark = pytest.mark.behaviour
 FEW, MANY = 4, 100_000
@@ -60,7 +61,7 @@ def test_what_another_process_trains_is_left_to_it(job: TvpConfig, tmp_path: Pat
     (tmp_path / "frame").mkdir()
     with (tmp_path / "frame" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ConfigError, match="expected a free frame, came another process that trains it"):
+        with pytest.raises(ConfigError, match="expected a free folder, came another process that trains it"):
             train_frame(job, tmp_path / "frame")
 
 
@@ -78,7 +79,9 @@ def test_a_finished_frame_is_read_and_a_lost_cost_is_no_zero(job: TvpConfig, tmp
 
 def test_a_job_that_fails_says_where_to_look(job: TvpConfig, tmp_path: Path) -> None:
     gone = job.model_copy(update={"model": tmp_path / "gone"})
-    with pytest.raises(ConfigError, match=r"train tvp: expected a bundle, came exit status 2; .*job\.yaml"):
+    with pytest.raises(
+        ConfigError, match=r"train tvp: expected a training that ends well, came exit status 2; .*job\.yaml"
+    ):
         train_frame(gone, tmp_path / "frame")
 
 

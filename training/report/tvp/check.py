@@ -12,9 +12,9 @@ from training.data import make_source
 from training.evaluate import choices_of
 from training.losses import JUDGES
 from training.preflight import checkpoint_faults
-from training.report.config import ReportConfig
 from training.report.digests import model_digest
-from training.report.plan import asks_the_judge, plan_frames
+from training.report.tvp.config import ReportConfig
+from training.report.tvp.plan import asks_the_judge, plan_frames
 
 __all__ = ["check", "seen_by_judge"]
 

@@ -1,14 +1,15 @@
 """A report's tables, as Markdown."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from training.report.answers import Answers
-from training.report.config import METHODS, Method
-from training.report.plan import FrameJob
-from training.report.results import Results
+from training.report.markdown import MEGABYTE, table
+from training.report.tvp.config import METHODS, Method
+from training.report.tvp.plan import FrameJob
+from training.report.tvp.results import Results
 from training.statistics import Gain, mean_gain, score, yes_no
 
 __all__ = [
@@ -19,17 +20,8 @@ __all__ = [
     "hallucination",
     "scale",
     "summary",
-    "table",
     "transfer",
 ]
-
-_MEGABYTE = 1e6
-
-
-def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; the first column is text, the others are figures."""
-    lines = [heading, ["---"] + ["---:"] * (len(heading) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def summary(results: Results) -> str:
@@ -189,7 +181,7 @@ def cost(results: Results) -> str:
         costs = [cost for job in jobs if (cost := results.trained[job].cost) is not None]
         if costs:
             seconds = float(np.median([one.seconds for one in costs]))
-            peak = max(one.peak_bytes for one in costs) / _MEGABYTE
+            peak = max(one.peak_bytes for one in costs) / MEGABYTE
             rows.append([method, f"{len(costs)} of {len(jobs)}", f"{seconds:.0f}", f"{peak:,.0f}"])
     return table(["method", "frames timed", "seconds each (median)", "peak memory, MB"], rows)
 

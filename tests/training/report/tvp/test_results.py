@@ -8,13 +8,14 @@ import pytest
 
 from prompts.bundle import Bundle, save_bundle
 from prompts.manifest import FrameSpec, Manifest
-from tests.training.report.test_plan import make_config
-from training.report import document, tables
+from tests.training.report.tvp.test_plan import make_config
 from training.report.answers import Answers, Corruption
-from training.report.document import write_report
-from training.report.frames import Cost, Trained
-from training.report.plan import FrameJob, plan_frames
-from training.report.results import Results
+from training.report.process import Cost
+from training.report.tvp import document, tables
+from training.report.tvp.document import write_report
+from training.report.tvp.frames import Trained
+from training.report.tvp.plan import FrameJob, plan_frames
+from training.report.tvp.results import Results
 
 STUDIES: dict[str, Any] = {
     "ablation": {},

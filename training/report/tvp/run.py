@@ -10,12 +10,12 @@ from prompts.bundle import Bundle
 from training.backbone import Backbone, load_backbone
 from training.corruptions import CORRUPTIONS
 from training.report.answers import Answers, Corruption, answers_digest, measure, read_answers
-from training.report.check import check, seen_by_judge
-from training.report.config import ReportConfig, TaskConfig
 from training.report.digests import frame_digest, model_digest
-from training.report.frames import is_trained, train_frame
-from training.report.plan import FrameJob, plan_frames, tvp_config
-from training.report.results import Results
+from training.report.tvp.check import check, seen_by_judge
+from training.report.tvp.config import ReportConfig, TaskConfig
+from training.report.tvp.frames import is_trained, train_frame
+from training.report.tvp.plan import FrameJob, plan_frames, tvp_config
+from training.report.tvp.results import Results
 
 __all__ = ["count_measurements", "run_report"]
 
@@ -99,7 +99,7 @@ class _Target:
         """Read from the cache, or measured."""
         told: TaskConfig = self._config.tasks[task]
         dtype = self._config.recipe.dtype
-        digest = answers_digest(told, self._digest, dtype, bundle, corruption)
+        digest = answers_digest(told, self._digest, dtype, bundle.digest if bundle else None, corruption)
         file = self._config.cache / "answers" / f"{digest}.json"
         found = read_answers(file)
         if found is None:

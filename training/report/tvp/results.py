@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.report.answers import Answers, Corruption
-from training.report.config import Method, ReportConfig
-from training.report.frames import Trained
-from training.report.plan import FrameJob, asks_the_judge
+from training.report.tvp.config import Method, ReportConfig
+from training.report.tvp.frames import Trained
+from training.report.tvp.plan import FrameJob, asks_the_judge
 from training.statistics import Gain, mean_gain
 
 __all__ = ["Results", "Targets"]

@@ -1,4 +1,4 @@
-"""Trains the frames of a report, each in a process of its own, so that its memory is its alone."""
+"""A report's trainings, each in a process of its own, so that its memory is its alone."""
 
 import fcntl
 import json
@@ -12,15 +12,13 @@ from pathlib import Path
 
 import yaml
 
-from prompts.bundle import Bundle, load_bundle
 from prompts.errors import ConfigError
 from prompts.faults import fault
-from training.config import TvpConfig
+from training.config import TrainConfig
 
-__all__ = ["Cost", "Trained", "train_frame"]
+__all__ = ["Cost", "read_cost", "train_apart"]
 
-_BUNDLE, _COST, _JOB, _LOCK = "bundle", "cost.json", "job.yaml", "lock"
-_CHECKPOINT = "checkpoint.pt"
+_COST, _JOB, _LOCK, _CHECKPOINT = "cost.json", "job.yaml", "lock", "checkpoint.pt"
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -32,43 +30,25 @@ class Cost:
     peak_bytes: int
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A finished frame; its cost is None where a run died before it was written."""
-
-    bundle: Bundle
-    cost: Cost | None
-
-
-def train_frame(config: TvpConfig, folder: Path) -> Trained:
-    """Trains a frame into `folder`, or reads it from there where it is done; goes on with one begun.
+def train_apart(method: str, config: TrainConfig, folder: Path) -> None:
+    """`passepartout train METHOD` of a config whose `out` is `folder`; goes on with what was begun there.
 
     Raises:
         ConfigError: the training failed, or another process is at it.
         KeyboardInterrupt: it was stopped; the same call goes on from there.
     """
-    if not is_trained(folder):
-        _train(config, folder)
-    return Trained(load_bundle(folder / _BUNDLE), _read_cost(folder / _COST))
-
-
-def is_trained(folder: Path) -> bool:
-    """Whether `folder` holds a finished frame."""
-    return (folder / _BUNDLE / "bundle.json").is_file()
-
-
-def _train(config: TvpConfig, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    field = f"train {method}"
     with (folder / _LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             came, cure = "another process that trains it", f"wait for it, or end it ({folder})"
             raise ConfigError(
-                "report", [fault("train tvp", expected="a free frame", came=came, cure=cure)]
+                "report", [fault(field, expected="a free folder", came=came, cure=cure)]
             ) from error
         file = _write_job(config, folder)
-        command = [sys.executable, "-m", "passepartout", "train", "tvp", "--config", str(file)]
+        command = [sys.executable, "-m", "passepartout", "train", method, "--config", str(file)]
         # A session of its own: of Ctrl-C it hears once, from here. It holds the lock as long as it lives.
         process = subprocess.Popen(command, start_new_session=True, pass_fds=(lock.fileno(),))
         with _handing_on(process) as stopped:
@@ -77,12 +57,22 @@ def _train(config: TvpConfig, folder: Path) -> None:
         raise KeyboardInterrupt
     if status:
         came, cure = f"exit status {status}", f"look above; the job is {file}"
-        raise ConfigError("report", [fault("train tvp", expected="a bundle", came=came, cure=cure)])
+        raise ConfigError(
+            "report", [fault(field, expected="a training that ends well", came=came, cure=cure)]
+        )
 
 
-def _write_job(config: TvpConfig, folder: Path) -> Path:
+def read_cost(folder: Path) -> Cost | None:
+    """What the training in `folder` took; None where a run died before that was written."""
+    file = folder / _COST
+    if not file.is_file():
+        return None
+    found = json.loads(file.read_text(encoding="utf-8"))
+    return Cost(found["seconds"], found.get("peak_device_bytes", found["peak_bytes"]))
+
+
+def _write_job(job: TrainConfig, folder: Path) -> Path:
     """The job's file. What was begun under another name or with models elsewhere begins anew."""
-    job = config.model_copy(update={"out": folder, "bundle": folder / _BUNDLE})
     file = folder / _JOB
     text = yaml.safe_dump(job.model_dump(mode="json"), allow_unicode=True)
     if not file.is_file() or file.read_text(encoding="utf-8") != text:
@@ -106,10 +96,3 @@ def _handing_on(process: "subprocess.Popen[bytes]") -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _read_cost(file: Path) -> Cost | None:
-    if not file.is_file():
-        return None
-    found = json.loads(file.read_text(encoding="utf-8"))
-    return Cost(found["seconds"], found.get("peak_device_bytes", found["peak_bytes"]))

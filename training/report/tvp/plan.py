@@ -6,7 +6,7 @@ from typing import Any
 
 from prompts.manifest import FrameSpec
 from training.config import TvpConfig, TvpOptions
-from training.report.config import Method, ReportConfig
+from training.report.tvp.config import Method, ReportConfig
 
 __all__ = ["FrameJob", "asks_the_judge", "plan_frames", "tvp_config"]
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from training.report.config import METHODS, ReportConfig
-from training.report.plan import FrameJob, plan_frames, tvp_config
+from training.report.tvp.config import METHODS, ReportConfig
+from training.report.tvp.plan import FrameJob, plan_frames, tvp_config
 
 
 def make_config(**changes: Any) -> ReportConfig:

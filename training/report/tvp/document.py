@@ -6,9 +6,9 @@ import numpy as np
 from PIL import Image
 
 from prompts.frame import preview
-from training.report import figures, tables
-from training.report.config import METHODS, Method, ReportConfig
-from training.report.results import Results
+from training.report.tvp import figures, tables
+from training.report.tvp.config import METHODS, Method, ReportConfig
+from training.report.tvp.results import Results
 
 __all__ = ["write_report"]
 
