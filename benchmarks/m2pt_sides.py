@@ -50,7 +50,7 @@ def trainer(told: Told) -> Step:
     backbone = LlavaBackbone.load(told.model, dtype=told.dtype)
     learned = fresh(config, backbone)
     optimizer = torch.optim.AdamW(learned.groups(), weight_decay=config.m2pt.weight_decay)
-    batch_of = batch_maker(config, backbone, learned.layout.vision)
+    batch_of = batch_maker(config, backbone, learned.layout)
 
     def chosen(number: int) -> Sequence[Example]:
         places = range(number * told.batch, (number + 1) * told.batch)
