@@ -65,7 +65,8 @@ class Source:
     ) -> SyncReport:
         """Bring `folder` to what the source holds; folders of other names in it are left alone.
 
-        A bundle that is faulty, half written or not as `lock` says is refused, and what was here stays.
+        A bundle that is faulty, half written or not as `lock` says is refused, and what was here stays; but
+        not under a name that `lock` does not have.
         `progress` is told of each bundle that is fetched.
 
         Raises:
@@ -77,18 +78,16 @@ class Source:
             return self._sync(folder, lock, progress)
 
     def _sync(self, folder: Path, lock: Lock | None, progress: Progress) -> SyncReport:
-        known = _read_state(folder)
+        known, report = _read_state(folder), SyncReport()
+        if lock is not None:  # also where the source is away
+            _drop(folder, known.keys() - lock.bundles.keys(), known, report)
         with asking(self.address):
             self._fs.invalidate_cache()
             found = self._bundles()
-        report = SyncReport()
         try:
             for name, files in sorted(found.items()):
                 self._sync_one(folder, name, files, known, lock, report, progress)
-            for name in sorted(known.keys() - found.keys() - {ROUTING_FILE}):
-                shutil.rmtree(folder / name, ignore_errors=True)
-                known.pop(name)
-                report.went.append(name)
+            _drop(folder, known.keys() - found.keys(), known, report)
             with asking(self.address):
                 self._sync_routing(folder, known)
         finally:  # what came before something went wrong is not fetched at each look
@@ -171,8 +170,8 @@ class Source:
         found: dict[str, dict[str, dict[str, Any]]] = {}
         for entry in self._fs.ls(self._root, detail=True):
             name = PurePosixPath(entry["name"]).name
-            is_named_well = name.isprintable() and not name.startswith(".") and name != ROUTING_FILE
-            if entry["type"] != "directory" or not is_named_well:
+            is_well_named = name.isprintable() and not name.startswith(".")
+            if entry["type"] != "directory" or not is_well_named or name in ("", ROUTING_FILE):
                 continue
             inside = self._fs.ls(entry["name"], detail=True)
             files = {PurePosixPath(one["name"]).name: one for one in inside if one["type"] == "file"}
@@ -181,11 +180,7 @@ class Source:
         return found
 
     def _announced(self, name: str) -> str | None:
-        """The digest that stands beside a bundle, where one does.
-
-        Raises:
-            BundleError: it is far longer than a digest.
-        """
+        """The digest that stands beside a bundle, where one does."""
         place = f"{self._root}/{digest_file(name)}"
         if not self._fs.exists(place):
             return None
@@ -215,6 +210,14 @@ class Source:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         known[ROUTING_FILE] = [signature, ""]
+
+
+def _drop(folder: Path, names: set[str], known: dict[str, list[str]], report: SyncReport) -> None:
+    """Takes out what came from the source and is not to be here any more."""
+    for name in sorted(names - {ROUTING_FILE}):
+        shutil.rmtree(folder / name, ignore_errors=True)
+        known.pop(name)
+        report.went.append(name)
 
 
 def _require_digest(path: Path, digest: str, **places: str | None) -> None:

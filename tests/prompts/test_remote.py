@@ -85,6 +85,19 @@ def test_a_lock_lets_nothing_else_in(tmp_path: Path) -> None:
     assert scan_store(store).bundles["lines"].digest == one.digest
 
 
+def test_a_name_taken_out_of_the_lock_goes_also_while_the_source_is_away(tmp_path: Path) -> None:
+    one, two = (save_frame(tmp_path / name, name) for name in ("lines", "dots"))
+    for name in ("lines", "dots"):
+        push_bundle(tmp_path / name, SHOP)
+    store = tmp_path / "store"
+    save_frame(store / "own", "own")
+    Source(SHOP).sync(store, lock=Lock(bundles={"lines": one.digest, "dots": two.digest}))
+    assert Source(SHOP).sync(store, lock=Lock(bundles={"lines": one.digest})).went == ["dots"]
+    with pytest.raises(SourceError):
+        Source("memory://nosuch").sync(store, lock=Lock())
+    assert sorted(scan_store(store).bundles) == ["own"]
+
+
 def test_a_source_that_is_away_changes_nothing(tmp_path: Path) -> None:
     class Away:
         def invalidate_cache(self) -> None:
