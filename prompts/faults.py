@@ -13,6 +13,7 @@ __all__ = ["fault", "shown", "validation_faults"]
 
 _SHOWN_CHARACTERS = 80
 
+_MOST_FAULTS = 100
 _CURES = {
     "extra_forbidden": "remove the key or correct its spelling",
     "missing": "add the key",
@@ -33,9 +34,14 @@ def fault(field: str, *, expected: str, came: str, cure: str) -> str:
 def validation_faults(error: "ValidationError", *, source: str = "") -> list[str]:
     """Translate a pydantic error into one fault per broken field.
 
-    `source` (a file's name, say) is put before each field's dotted name.
+    `source` (a file's name, say) is put before each field's dotted name. Of very many the first are told,
+    and how many more there are.
     """
-    return [_one_fault(detail, source) for detail in error.errors(include_url=False)]
+    found = error.errors(include_url=False)
+    faults = [_one_fault(detail, source) for detail in found[:_MOST_FAULTS]]
+    if (more := len(found) - _MOST_FAULTS) > 0:
+        faults.append(f"{source or '(top level)'}: {more} more faults like these")
+    return faults
 
 
 def _one_fault(detail: object, source: str) -> str:

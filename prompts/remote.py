@@ -18,18 +18,18 @@ from typing import Any
 from prompts.bundle import load_bundle, replace_folder
 from prompts.bundle_files import MANIFEST_FILE, TENSORS_FILE
 from prompts.canary import CANARY_FILE
-from prompts.errors import BundleError
+from prompts.errors import BundleError, SourceError
 from prompts.faults import fault
-from prompts.remote_files import Progress, asking, digest_file, open_remote, path_of
+from prompts.remote_files import Progress, asking, digest_file, open_remote, path_of, too_large
 from prompts.remote_lock import Lock
-from prompts.routing import ROUTING_FILE, read_routing
+from prompts.routing import MAX_ROUTING_BYTES, ROUTING_FILE, read_routing
 
 __all__ = ["Source", "SyncReport"]
 
 _FILES = (MANIFEST_FILE, TENSORS_FILE, CANARY_FILE)
 _STATE_FILE = ".source.json"
 _LOCK_FILE = ".source.lock"
-_MAX_BYTES = 8 << 30
+_MAX_BYTES, _MAX_DIGEST_BYTES = 8 << 30, 4096
 _MARKS = ("ETag", "etag", "md5Hash", "blob_id", "last_commit", "LastModified", "mtime", "created", "ino")
 """What the backends of fsspec tell of a file that changes with its content."""
 
@@ -65,7 +65,8 @@ class Source:
     ) -> SyncReport:
         """Bring `folder` to what the source holds; folders of other names in it are left alone.
 
-        A bundle that is faulty, half written or not as `lock` says is refused, and what was here stays.
+        A bundle that is faulty, half written or not as `lock` says is refused, and what was here stays; but
+        not under a name that `lock` does not have.
         `progress` is told of each bundle that is fetched.
 
         Raises:
@@ -77,20 +78,20 @@ class Source:
             return self._sync(folder, lock, progress)
 
     def _sync(self, folder: Path, lock: Lock | None, progress: Progress) -> SyncReport:
-        known = _read_state(folder)
+        known, report = _read_state(folder), SyncReport()
+        if lock is not None:  # also where the source is away
+            _drop(folder, known.keys() - lock.bundles.keys(), known, report)
         with asking(self.address):
             self._fs.invalidate_cache()
             found = self._bundles()
-        report = SyncReport()
-        for name, files in sorted(found.items()):
-            self._sync_one(folder, name, files, known, lock, report, progress)
-        for name in sorted(known.keys() - found.keys() - {ROUTING_FILE}):
-            shutil.rmtree(folder / name, ignore_errors=True)
-            known.pop(name)
-            report.went.append(name)
-        with asking(self.address):
-            self._sync_routing(folder, known)
-        _write_state(folder, known)
+        try:
+            for name, files in sorted(found.items()):
+                self._sync_one(folder, name, files, known, lock, report, progress)
+            _drop(folder, known.keys() - found.keys(), known, report)
+            with asking(self.address):
+                self._sync_routing(folder, known)
+        finally:  # what came before something went wrong is not fetched at each look
+            _write_state(folder, known)
         return report
 
     def _sync_one(
@@ -145,6 +146,10 @@ class Source:
         except BundleError as error:
             self._refused[name] = seen, BundleError(folder / name, error.faults)
             raise
+        except OSError as error:  # of this machine, and no other bundle's affair
+            came, cure = error.strerror or type(error).__name__, "give it a shorter name, or make room"
+            found = fault("folder", expected="a place for it here", came=came, cure=cure)
+            raise BundleError(folder / name, [found]) from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         return digest
@@ -154,7 +159,7 @@ class Source:
         if size > _MAX_BYTES:
             cure = "take it out of the source"
             raise BundleError(draft, [fault("files", expected="8 GiB at most", came="more", cure=cure)])
-        progress(f"{draft.name.split('.')[1]}: {size:,} bytes")
+        progress(f"{draft.name[1:].rsplit('.', 2)[0]}: {size:,} bytes")
         draft.mkdir()
         with asking(self.address):
             for file, info in files.items():
@@ -165,7 +170,8 @@ class Source:
         found: dict[str, dict[str, dict[str, Any]]] = {}
         for entry in self._fs.ls(self._root, detail=True):
             name = PurePosixPath(entry["name"]).name
-            if entry["type"] != "directory" or name.startswith(".") or not name.isprintable():
+            is_well_named = name.isprintable() and not name.startswith(".")
+            if entry["type"] != "directory" or not is_well_named or name in ("", ROUTING_FILE):
                 continue
             inside = self._fs.ls(entry["name"], detail=True)
             files = {PurePosixPath(one["name"]).name: one for one in inside if one["type"] == "file"}
@@ -174,17 +180,25 @@ class Source:
         return found
 
     def _announced(self, name: str) -> str | None:
+        """The digest that stands beside a bundle, where one does."""
         place = f"{self._root}/{digest_file(name)}"
-        return self._fs.cat_file(place).decode("ascii", "replace").strip() if self._fs.exists(place) else None
+        if not self._fs.exists(place):
+            return None
+        if found := too_large(place, self._fs.info(place), _MAX_DIGEST_BYTES):
+            raise BundleError(Path(name), [found])
+        return self._fs.cat_file(place).decode("ascii", "replace").strip()
 
     def _sync_routing(self, folder: Path, known: dict[str, list[str]]) -> None:
         """Takes the source's `routing.json` when it changes; a faulty one is not taken."""
         place = f"{self._root}/{ROUTING_FILE}"
-        if not self._fs.exists(place):
+        if not self._fs.isfile(place):
             if known.pop(ROUTING_FILE, None) is not None:
                 (folder / ROUTING_FILE).unlink(missing_ok=True)
             return
-        signature = _signature({ROUTING_FILE: self._fs.info(place)})
+        about = self._fs.info(place)
+        if found := too_large(place, about, MAX_ROUTING_BYTES):
+            raise SourceError(found)
+        signature = _signature({ROUTING_FILE: about})
         if known.get(ROUTING_FILE, [""])[0] == signature:
             return
         draft = folder / f".routing.{secrets.token_hex(4)}"
@@ -196,6 +210,14 @@ class Source:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         known[ROUTING_FILE] = [signature, ""]
+
+
+def _drop(folder: Path, names: set[str], known: dict[str, list[str]], report: SyncReport) -> None:
+    """Takes out what came from the source and is not to be here any more."""
+    for name in sorted(names - {ROUTING_FILE}):
+        shutil.rmtree(folder / name, ignore_errors=True)
+        known.pop(name)
+        report.went.append(name)
 
 
 def _require_digest(path: Path, digest: str, **places: str | None) -> None:
@@ -216,7 +238,8 @@ def _read_state(folder: Path) -> dict[str, list[str]]:
         raw = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return {name: one for name, one in raw.items() if isinstance(one, list) and len(one) == 2}
+    listed = raw.items() if isinstance(raw, dict) else ()
+    return {name: one for name, one in listed if isinstance(one, list) and len(one) == 2}
 
 
 def _write_state(folder: Path, state: dict[str, list[str]]) -> None:

@@ -1,8 +1,8 @@
 """File systems elsewhere, as fsspec opens them: addresses, their errors, and a bundle copied there."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from prompts.bundle import load_bundle
@@ -11,7 +11,16 @@ from prompts.canary import CANARY_FILE
 from prompts.errors import BundleError, SourceError
 from prompts.faults import fault, shown
 
-__all__ = ["Progress", "asking", "digest_file", "is_remote", "open_remote", "path_of", "push_bundle"]
+__all__ = [
+    "Progress",
+    "asking",
+    "digest_file",
+    "is_remote",
+    "open_remote",
+    "path_of",
+    "push_bundle",
+    "too_large",
+]
 
 _CURES = {"s3": "pip install s3fs", "gs": "pip install gcsfs", "gcs": "pip install gcsfs"}
 Progress = Callable[[str], None]
@@ -91,3 +100,11 @@ def asking(address: str) -> Iterator[None]:
 def digest_file(name: str) -> str:
     """Where a bundle's digest is told, beside its folder: hidden, so that no store takes it for a bundle."""
     return f".{name}.digest"
+
+
+def too_large(place: str, about: Mapping[str, Any], most: int) -> str | None:
+    """The fault of a file that is longer than such a one may be: looked at before it is fetched."""
+    if int(about.get("size") or 0) <= most:
+        return None
+    name, cure = PurePosixPath(place).name, "take it out of the source"
+    return fault(name, expected=f"at most {most} bytes", came="more", cure=cure)

@@ -24,6 +24,7 @@ from prompts.faults import fault, validation_faults
 from prompts.manifest import NAME_PATTERN, Part
 
 __all__ = [
+    "MAX_ROUTING_BYTES",
     "MAX_WEIGHT",
     "ROUTING_FILE",
     "Route",
@@ -37,7 +38,7 @@ __all__ = [
 ROUTING_FILE = "routing.json"
 MAX_WEIGHT = 1_000_000
 _LOCK_FILE = ".routing.lock"
-_MAX_BYTES = 16 << 20
+MAX_ROUTING_BYTES = 16 << 20
 _KEPT = 16
 _MAX_SHARES = 16
 
@@ -86,15 +87,15 @@ def read_routing(folder: Path) -> Routing:
         StoreError: the file cannot be read or is not as it should be; each fault is named.
     """
     try:
-        with open(folder / ROUTING_FILE, "rb") as file:
-            raw = file.read(_MAX_BYTES + 1)
+        with open(folder / ROUTING_FILE, "rb", opener=_without_waiting) as file:
+            raw = file.read(MAX_ROUTING_BYTES + 1)
     except FileNotFoundError:
         return Routing()
     except OSError as error:
         came, cure = error.strerror or type(error).__name__, "correct its permissions"
         raise StoreError(fault(ROUTING_FILE, expected="a readable file", came=came, cure=cure)) from error
-    if len(raw) > _MAX_BYTES:
-        expected, cure = f"at most {_MAX_BYTES} bytes", "remove tasks that are no more"
+    if len(raw) > MAX_ROUTING_BYTES:
+        expected, cure = f"at most {MAX_ROUTING_BYTES} bytes", "remove tasks that are no more"
         raise StoreError(fault(ROUTING_FILE, expected=expected, came="more", cure=cure))
     try:
         return Routing.model_validate_json(raw)
@@ -135,6 +136,11 @@ def pick_share(name: str, shares: Sequence[Share], sticky: str) -> Share:
         if point < 0:
             return one
     raise AssertionError("the point lies below the sum of the weights")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """A pipe in the file's place would have its readers wait for ever."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 @contextmanager

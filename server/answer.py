@@ -2,6 +2,7 @@
 out of vLLM's errors what they tell of this machine."""
 
 import json
+import re
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
@@ -16,8 +17,8 @@ __all__ = ["CLIENT_CLOSED", "Answer"]
 
 CLIENT_CLOSED = "client_closed"
 
-_STREAM_ERROR = b'data: {"error"'
-_STREAM_PREFIX = b"data: "
+_STREAM_ERROR = re.compile(rb'(?:event: error\n)?data: (?=\{(?:"type": ?"error", ?)?"error")')
+"""Before an error in mid-stream, OpenAI's and Anthropic's."""
 
 Explain = Callable[[], Awaitable[tuple[str, Response] | None]]
 
@@ -80,8 +81,8 @@ class Answer:
         if message["type"] != "http.response.body":
             return
         body = message.get("body", b"")
-        if body.startswith(_STREAM_ERROR):
-            line = body.removeprefix(_STREAM_PREFIX).partition(b"\n")[0]
+        if (found := _STREAM_ERROR.match(body)) is not None:
+            line = body[found.end() :].partition(b"\n")[0]
             self.error_code = _code(line, HTTPStatus.INTERNAL_SERVER_ERROR)
         if not message.get("more_body", False):
             self._is_finished = True
@@ -117,10 +118,11 @@ class Answer:
 def _without_secrets(message: Message) -> Message:
     """A stream's error is an event of its own; anything else passes as it is."""
     body: bytes = message.get("body", b"")
-    if not body.startswith(_STREAM_ERROR):
+    found = _STREAM_ERROR.match(body)
+    if found is None:
         return message
-    line, end, rest = body.removeprefix(_STREAM_PREFIX).partition(b"\n")
-    return {**message, "body": _STREAM_PREFIX + clean_error(line) + end + rest}
+    line, end, rest = body[found.end() :].partition(b"\n")
+    return {**message, "body": found[0] + clean_error(line) + end + rest}
 
 
 async def _never() -> Message:

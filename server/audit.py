@@ -9,6 +9,7 @@ The logger `passepartout.audit` writes it to stderr and, with `--audit-log FILE`
 
 import json
 import logging
+import logging.handlers
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +36,8 @@ class Change:
 
 
 def open_audit(file: Path | None) -> None:
-    """Have the log written to stderr, and to the end of `file` where there is one.
+    """Have the log written to stderr, and to the end of `file` where there is one; once that is moved away
+    (log rotation), to a new one in its place.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -43,7 +45,7 @@ def open_audit(file: Path | None) -> None:
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if file is not None:
         try:
-            handlers.append(logging.FileHandler(file, encoding="utf-8"))
+            handlers.append(logging.handlers.WatchedFileHandler(file, encoding="utf-8"))
         except OSError as error:
             came, cure = error.strerror or type(error).__name__, "create its folder or correct the path"
             found = fault("--audit-log", expected="a file that can be written", came=came, cure=cure)

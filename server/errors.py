@@ -39,6 +39,8 @@ from server.observe.record import note
 __all__ = ["ANTHROPIC_PREFIX", "error_response", "status_of"]
 
 ANTHROPIC_PREFIX = "/v1/messages"
+_BUSY_SECONDS = 1.0
+"""When to ask again for what is not there now, and nobody knows when it will be."""
 
 _STATUS: dict[type[PassepartoutError], HTTPStatus] = {
     TaskNotFoundError: HTTPStatus.NOT_FOUND,
@@ -79,7 +81,7 @@ def status_of(error: PassepartoutError) -> HTTPStatus:
 def error_response(error: PassepartoutError, *, path: str = "", param: str | None = None) -> JSONResponse:
     """Answer with `error`. `path`: the route asked; `param`: the field, where its class does not say it.
 
-    An error that says when to ask again has it in `Retry-After`, in whole seconds.
+    Whoever may ask again has `Retry-After`, in whole seconds: as the error says, 1 with any other 503.
     """
     status = status_of(error)
     note(error_code=error.code)
@@ -93,7 +95,7 @@ def error_response(error: PassepartoutError, *, path: str = "", param: str | Non
     content: dict[str, Any] = {"error": detail}
     if path.startswith(ANTHROPIC_PREFIX):
         content = {"type": "error", "error": detail}
-    return JSONResponse(content, status_code=status, headers=_headers(error))
+    return JSONResponse(content, status_code=status, headers=_headers(error, status))
 
 
 def _type(status: HTTPStatus) -> str:
@@ -102,10 +104,11 @@ def _type(status: HTTPStatus) -> str:
     return "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
 
 
-def _headers(error: PassepartoutError) -> dict[str, str]:
+def _headers(error: PassepartoutError, status: HTTPStatus) -> dict[str, str]:
     headers = {}
     if isinstance(error, InvalidKeyError):
         headers["WWW-Authenticate"] = "Bearer"
-    if (seconds := getattr(error, "retry_seconds", None)) is not None:
+    unsaid = _BUSY_SECONDS if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    if (seconds := getattr(error, "retry_seconds", unsaid)) is not None:
         headers["Retry-After"] = str(max(math.ceil(seconds), 1))
     return headers

@@ -7,7 +7,8 @@ request lasts. The answer carries `X-Task` and `X-Task-Digest` whether it is who
 
 import asyncio
 import time
-from contextlib import AsyncExitStack, nullcontext, suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from functools import partial
 from http import HTTPStatus
 
@@ -89,9 +90,13 @@ class _Exchange:
         inner, came = self._app, self._asked.raw
         raw = came
         try:
-            raw = await self._prepare(holds)
+            async with _while_there(receive):
+                raw = await self._prepare(holds)
         except PassepartoutError as error:
             inner = error_response(error, path=self._asked.path)
+        except ClientDisconnect:
+            self._count_gone()
+            return
         if raw is not came:
             MutableHeaders(scope=scope)["Content-Length"] = str(len(raw))
         answer = Answer(scope, send, headers=self._headers(), explain=self._explain)
@@ -155,6 +160,14 @@ class _Exchange:
                 seconds = time.perf_counter() - self._started
                 self._service.metrics.request_ended(label, seconds=seconds, error_code=answer.error_code)
 
+    def _count_gone(self) -> None:
+        """The client went away before vLLM was asked."""
+        note(error_code=CLIENT_CLOSED)
+        if self._route is not None and self._route.generates:
+            seconds = time.perf_counter() - self._started
+            self._service.metrics.request_started(self._label)
+            self._service.metrics.request_ended(self._label, seconds=seconds, error_code=CLIENT_CLOSED)
+
     def _headers(self) -> dict[str, str]:
         if self._task is None:
             return {}
@@ -191,6 +204,34 @@ class _Exchange:
         if broken is None:
             return None
         return broken.code, error_response(broken, path=self._asked.path)
+
+
+@asynccontextmanager
+async def _while_there(receive: Receive) -> AsyncIterator[None]:
+    """Cancels what is inside when the client goes away; its body has been read.
+
+    Raises:
+        ClientDisconnect: it did.
+    """
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        limit.reschedule(asyncio.get_running_loop().time())
+
+    limit = asyncio.timeout(None)
+    try:
+        async with limit:
+            watching = asyncio.create_task(watch())
+            try:
+                yield
+            finally:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+    except TimeoutError as error:
+        if limit.expired():
+            raise ClientDisconnect from error
+        raise
 
 
 async def _read_body(receive: Receive) -> bytes | None:

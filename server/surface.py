@@ -86,9 +86,13 @@ WITHOUT_TASK = frozenset(
 """POST routes that no task applies to: they pass untouched (some have a `task` of their own)."""
 
 
+_PROMPTS = ("prompt", "prompt_embeds")
+
+
 def find_route(path: str, body: dict[str, Any]) -> Route | None:
     """The route of a path, its shape settled by the body where the path does not say; None: untouched."""
     route = ROUTES.get(path)
     if path in ("/invocations", "/tokenize") and route is not None and body.get("messages") is None:
-        return Route(Shape.TEXT, generates=route.generates) if body.get("prompt") is not None else None
+        has_prompt = any(body.get(field) is not None for field in _PROMPTS)
+        return Route(Shape.TEXT, generates=route.generates) if has_prompt else None
     return route

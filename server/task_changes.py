@@ -81,6 +81,8 @@ async def apply_shares(
         await service.look()
     except StoreError as error:  # it is written: the follower will see it
         logger.error("the store cannot be read: %s", error)
+    except Exception:  # as above: the change is done, and is to be told and audited so
+        logger.exception("the store was not looked at")
     return seen.shares
 
 
@@ -89,7 +91,7 @@ async def _try(service: Service, name: str, digest: str) -> None:
     if any(task.digest == digest for task, _ in service.tasks.serving(name)):
         return
     loader = service.loader
-    bundle = next((one for one in service.tasks.versions[name] if one.digest == digest), None)
+    bundle = next((one for one in service.tasks.versions.get(name, ()) if one.digest == digest), None)
     if bundle is None or loader is None:
         raise VersionNotFoundError(fault("digest", expected=digest, came="another", cure="look again"))
     try:

@@ -22,6 +22,7 @@ from fastapi.responses import JSONResponse, Response
 
 from prompts.bundle import Bundle
 from prompts.errors import (
+    InternalError,
     OverloadedError,
     PassepartoutError,
     ReadOnlyStoreError,
@@ -151,8 +152,9 @@ async def _change(
             if_match=request.headers.get("If-Match"),
             is_rollback=event == "task.rollback",
         )
-    except PassepartoutError as error:
-        audit(change, before, before, outcome=error.code)
+    except BaseException as error:  # what nobody foresaw, and a server that is stopped, have their line too
+        outcome = error.code if isinstance(error, PassepartoutError) else InternalError.code
+        audit(change, before, before, outcome=outcome)
         raise
     audit(change, before, shares, outcome="done")
 

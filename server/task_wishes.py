@@ -81,6 +81,9 @@ def wished_shares(service: Service, name: str, wish: Wish) -> tuple[Share, ...]:
     for word, weight in wish.traffic.items():
         digest = _find(name, versions, word).digest
         weights[digest] = weights.get(digest, 0) + weight
+    if max(weights.values()) > MAX_WEIGHT:  # one version under two words
+        expected, cure = f"at most {MAX_WEIGHT} for a version", "name each version once"
+        raise InputError(fault("traffic", expected=expected, came="more", cure=cure))
     order = [one.digest for one in wanted_shares(service, name) if one.digest in weights]
     order += [digest for digest in weights if digest not in order]
     shares = tuple(Share(digest=one, weight=weights[one]) for one in order if weights[one])

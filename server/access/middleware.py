@@ -11,7 +11,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from prompts.errors import ForbiddenError, InvalidKeyError, PassepartoutError, RouteNotFoundError
+from prompts.errors import (
+    ForbiddenError,
+    InvalidKeyError,
+    PassepartoutError,
+    RouteNotFoundError,
+    UnsupportedError,
+)
 from prompts.faults import fault
 from server.access.access import Access
 from server.access.body import read_body, replay
@@ -24,6 +30,7 @@ from server.answer import Answer
 from server.errors import error_response
 from server.observe.record import note
 from server.prepare import parse_body
+from server.resolve import TASK_HEADER
 from server.surface import ROUTES
 
 __all__ = ["AccessMiddleware"]
@@ -109,6 +116,7 @@ class AccessMiddleware:
                     _require_use(path, raw if is_work else None)
                 elif scope["type"] == "websocket":
                     require_task(None)
+                    _require_no_task(scope)
                 with self._access.gate.entered() if is_work else nullcontext():
                     await self._app(scope, receive, send)
         except PassepartoutError as error:
@@ -172,6 +180,17 @@ def _require_use(path: str, raw: bytes | None) -> None:
     elif raw is not None and path not in ROUTES:
         require_task(None)
         require_fields(parse_body(raw))
+
+
+def _require_no_task(scope: Scope) -> None:
+    """No task enters what a WebSocket carries: the base model would answer in its place.
+
+    Raises:
+        UnsupportedError: one is asked for.
+    """
+    if Headers(scope=scope).getlist(TASK_HEADER):
+        cure = "ask it at /v1/chat/completions, or leave the task out"
+        raise UnsupportedError(fault(TASK_HEADER, expected="no task", came="one on a WebSocket", cure=cure))
 
 
 async def _no_better() -> None:

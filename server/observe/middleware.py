@@ -9,6 +9,7 @@ import logging
 import re
 import time
 import uuid
+from http import HTTPMethod
 
 from starlette._utils import get_route_path  # the router's own: any other reading could differ
 from starlette.datastructures import Headers, MutableHeaders
@@ -28,6 +29,7 @@ REQUEST_ID_HEADER = "X-Request-Id"
 _ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
 """Of a client; anything else is replaced: an id is logged, and vLLM names its own requests by it."""
 _PATTERNS = [(compile_path(route)[0], route) for route in ROUTE_LEVELS if "{" in route]
+_METHODS = {*HTTPMethod, "WEBSOCKET"}
 _SWITCHING_PROTOCOLS = 101
 _CLOSED_UNOPENED = 403
 
@@ -47,7 +49,7 @@ class ObserveMiddleware:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        record = Record(_request_id(scope), scope.get("method", "WEBSOCKET"), route_of(scope))
+        record = Record(_request_id(scope), _method(scope), route_of(scope))
         MutableHeaders(scope=scope)[REQUEST_ID_HEADER] = record.request_id
         token = CURRENT_RECORD.set(record)
         try:
@@ -67,6 +69,12 @@ def route_of(scope: Scope) -> str:
     if path in ROUTE_LEVELS:
         return path
     return next((route for pattern, route in _PATTERNS if pattern.match(path)), UNKNOWN_LABEL)
+
+
+def _method(scope: Scope) -> str:
+    """HTTP's own methods and no more: they name spans."""
+    method: str = scope.get("method", "WEBSOCKET")
+    return method if method in _METHODS else "_OTHER"
 
 
 def _request_id(scope: Scope) -> str:

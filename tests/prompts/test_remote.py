@@ -12,7 +12,7 @@ from prompts.errors import ConfigError, SourceError
 from prompts.remote import Source
 from prompts.remote_files import push_bundle
 from prompts.remote_lock import Lock
-from prompts.routing import Share, change_route
+from prompts.routing import MAX_ROUTING_BYTES, Share, change_route
 from prompts.store import scan_store
 from tests.prompts.sample import save_frame
 
@@ -85,6 +85,19 @@ def test_a_lock_lets_nothing_else_in(tmp_path: Path) -> None:
     assert scan_store(store).bundles["lines"].digest == one.digest
 
 
+def test_a_name_taken_out_of_the_lock_goes_also_while_the_source_is_away(tmp_path: Path) -> None:
+    one, two = (save_frame(tmp_path / name, name) for name in ("lines", "dots"))
+    for name in ("lines", "dots"):
+        push_bundle(tmp_path / name, SHOP)
+    store = tmp_path / "store"
+    save_frame(store / "own", "own")
+    Source(SHOP).sync(store, lock=Lock(bundles={"lines": one.digest, "dots": two.digest}))
+    assert Source(SHOP).sync(store, lock=Lock(bundles={"lines": one.digest})).went == ["dots"]
+    with pytest.raises(SourceError):
+        Source("memory://nosuch").sync(store, lock=Lock())
+    assert sorted(scan_store(store).bundles) == ["own"]
+
+
 def test_a_source_that_is_away_changes_nothing(tmp_path: Path) -> None:
     class Away:
         def invalidate_cache(self) -> None:
@@ -114,6 +127,64 @@ def test_the_sources_routing_is_followed_and_a_faulty_one_is_not(tmp_path: Path,
     with pytest.raises(SourceError, match="JSON"):
         Source(SHOP).sync(store)
     assert scan_store(store).shares["lines"][0].weight == 7
+
+
+def test_what_came_is_not_fetched_again_because_of_what_did_not(tmp_path: Path, memory: Any) -> None:
+    save_frame(tmp_path / "one", "v1.lines")
+    push_bundle(tmp_path / "one", SHOP)
+    memory.pipe_file("/shop/tasks/routing.json", b"{")
+    said: list[str] = []
+    for _ in range(2):
+        with pytest.raises(SourceError, match="JSON"):
+            Source(SHOP).sync(tmp_path / "store", progress=said.append)
+    assert len(said) == 1
+    assert said[0].startswith("v1.lines: ")
+
+
+def test_names_that_have_no_place_here_keep_no_other_from_coming(tmp_path: Path, memory: Any) -> None:
+    save_frame(tmp_path / "one", "lines")
+    push_bundle(tmp_path / "one", SHOP)
+    for name in ("a" * 250, "routing.json"):
+        memory.put(str(tmp_path / "one"), f"/shop/tasks/{name}", recursive=True)
+    report = Source(SHOP).sync(tmp_path / "store")
+    assert (report.came, list(report.refused)) == (["lines"], ["a" * 250])
+    assert "too long" in report.refused["a" * 250][0]
+    assert not (tmp_path / "store" / "routing.json").exists()
+
+
+def test_files_beside_the_bundles_are_fetched_only_where_they_are_small(tmp_path: Path, memory: Any) -> None:
+    save_frame(tmp_path / "one", "lines")
+    push_bundle(tmp_path / "one", SHOP)
+    memory.pipe_file("/shop/tasks/.lines.digest", b"0" * 5000)
+    memory.pipe_file("/shop/tasks/routing.json", b" " * (MAX_ROUTING_BYTES + 1))
+    fetched: list[str] = []
+
+    class Watched:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(memory, name)
+
+        def cat_file(self, place: str) -> Any:
+            fetched.append(place)
+            return memory.cat_file(place)
+
+        def get_file(self, place: str, here: str) -> None:
+            fetched.append(place)
+            memory.get_file(place, here)
+
+    source = Source(SHOP, filesystem=Watched())
+    with pytest.raises(SourceError, match=r"routing\.json: expected at most"):
+        source.sync(tmp_path / "store")
+    memory.rm("/shop/tasks/routing.json")
+    assert "at most 4096 bytes" in source.sync(tmp_path / "store").refused["lines"][0]
+    assert fetched == []
+
+
+def test_a_state_that_is_none_is_begun_anew(tmp_path: Path) -> None:
+    save_frame(tmp_path / "one", "lines")
+    push_bundle(tmp_path / "one", SHOP)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / ".source.json").write_text("[]")
+    assert Source(SHOP).sync(tmp_path / "store").came == ["lines"]
 
 
 def test_an_address_that_cannot_be_opened_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,19 @@ def test_a_file_that_is_not_as_it_should_be_is_refused_and_changes_nothing(
     assert (tmp_path / ROUTING_FILE).read_text() == text
 
 
+def test_of_very_many_faults_the_first_are_told(tmp_path: Path) -> None:
+    (tmp_path / ROUTING_FILE).write_text(json.dumps({"tasks": {f"t{number}": 1 for number in range(5000)}}))
+    with pytest.raises(StoreError, match="4900 more faults") as caught:
+        read_routing(tmp_path)
+    assert len(str(caught.value)) < 20_000
+
+
+def test_a_pipe_in_its_place_keeps_nobody_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "routing.json")
+    with pytest.raises(StoreError, match=r"routing\.json"):
+        read_routing(tmp_path)
+
+
 def test_a_change_is_whole_or_not_at_all(tmp_path: Path) -> None:
     change_route(tmp_path, "lines", lambda route: route_of(Share(digest=A)))
     before = (tmp_path / ROUTING_FILE).read_bytes()

@@ -235,7 +235,8 @@ async def _respond(server: FakeServer, request: Request, body: Body, answer: str
     kind = SimpleNamespace(name="DELTA" if body.get("stream") else "FINAL_ONLY")
     outputs = server.engine.generate(prompt, SimpleNamespace(output_kind=kind), "request-1")
     if body.get("stream"):
-        return StreamingResponse(_events(outputs, name, body), media_type="text/event-stream")
+        events = _events(outputs, name, body, request.url.path)
+        return StreamingResponse(events, media_type="text/event-stream")
     text = " ".join([word async for output in outputs for word in output.outputs[0].token_ids])
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
     return JSONResponse(
@@ -243,10 +244,15 @@ async def _respond(server: FakeServer, request: Request, body: Body, answer: str
     )
 
 
-async def _events(outputs: Any, name: str, body: Body) -> AsyncGenerator[str, None]:
+async def _events(outputs: Any, name: str, body: Body, path: str) -> AsyncGenerator[str, None]:
     wanted, tokens = body.get("stream_options") or {}, 0
     counts = wanted.get("continuous_usage_stats")
     async for output in outputs:
+        if body.get("stream_breaks") and path == "/v1/messages":
+            said = {"type": "internal_error", "message": f"broke: {body['stream_breaks']}"}
+            event = json.dumps({"type": "error", "error": said}, separators=(",", ":"))
+            yield f"event: error\ndata: {event}\n\n"
+            return
         if body.get("stream_breaks"):
             broken = {
                 "error": {

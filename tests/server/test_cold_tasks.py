@@ -1,6 +1,7 @@
 """A task that is not on the device, seen by those who ask for it over HTTP."""
 
 import asyncio
+import json
 import shutil
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -71,6 +72,43 @@ def test_a_request_waits_for_its_cold_task(cold: Cold) -> None:
         response = await asking
         assert response.json()["choices"][0]["message"]["content"] == "one says anything"
         assert cold.loader.loaded == ["one"]
+
+    run(story)
+
+
+def test_who_goes_away_waits_for_no_cold_task(cold: Cold) -> None:
+    body = json.dumps({"task": "one", "messages": []}).encode()
+    scope = {"type": "http", "method": "POST", "path": CHAT, "raw_path": CHAT.encode(), "headers": []}
+    scope |= {"query_string": b"", "root_path": "", "http_version": "1.1", "scheme": "http"}
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def story() -> None:
+        await cold.start()
+        cold.loader.is_busy = True
+        left = asyncio.Event()
+        messages = iter([{"type": "http.request", "body": body}, {"type": "http.request"}])
+
+        async def receive() -> Any:
+            if (message := next(messages, None)) is None:
+                await left.wait()
+                return {"type": "http.disconnect"}
+            return message
+
+        asking = asyncio.create_task(cold.server.app(scope, receive, send))
+        task = cold.server.service.tasks.find("one")
+        while not task.leases:
+            await asyncio.sleep(0.01)
+        assert not asking.done()
+        left.set()
+        await asking
+        assert (sent, task.leases, cold.loader.coming, cold.server.seen) == ([], 0, [], [])
+        assert cold.server.service.access.gate.under_way == 0
+        labels = {"task": "one", "code": "client_closed"}
+        name = "passepartout_task_errors_total"
+        assert cold.server.registry.get_sample_value(name, labels) == 1
 
     run(story)
 

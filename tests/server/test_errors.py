@@ -13,6 +13,7 @@ from prompts.errors import (
     InputError,
     InternalError,
     NoFrameError,
+    OverloadedError,
     PassepartoutError,
     PictureError,
     TaskConflictError,
@@ -35,6 +36,12 @@ from server.errors import error_response, status_of
 )
 def test_the_nearest_class_decides(error: PassepartoutError, status: int) -> None:
     assert status_of(error) == status
+
+
+def test_what_may_do_later_says_when_to_ask_again() -> None:
+    assert error_response(CapacityError("full")).headers["Retry-After"] == "1"
+    assert error_response(OverloadedError("full", 7.2)).headers["Retry-After"] == "8"
+    assert "Retry-After" not in error_response(PictureError("no picture")).headers
 
 
 def test_every_class_has_a_status() -> None:

@@ -202,6 +202,8 @@ def test_tensors_of_a_client_are_refused_where_items_are_taken(site: Site) -> No
 def test_another_routes_own_field_task_passes(site: Site) -> None:
     assert ask(site, "/v1/embeddings", task="embed").status_code == 200
     assert ask(site, "/invocations", messages=None, prompt="x", task="plain").headers["X-Task"] == "plain"
+    embedded = ask(site, "/invocations", messages=None, prompt_embeds="x", task="plain")
+    assert embedded.headers["X-Task"] == "plain"
 
 
 def test_anthropics_route_has_errors_in_its_own_shape(site: Site) -> None:

@@ -232,6 +232,44 @@ def test_a_wish_that_is_none_is_refused(desk: Desk, body: Any, found: tuple[int,
     assert not (desk.store / "routing.json").exists()
 
 
+def test_one_version_under_two_words_has_no_more_than_the_greatest_weight(desk: Desk) -> None:
+    words = {desk.one.digest[:8]: 1_000_000, desk.one.digest[:9]: 1}
+    assert code(desk.put(traffic=words)) == (400, "invalid_input")
+    assert desk.audited()[-1]["outcome"] == "invalid_input"
+
+
+def test_a_version_that_goes_while_another_is_tried_is_not_found(desk: Desk) -> None:
+    def check(bundle: Bundle) -> None:
+        desk.server.service.tasks.versions = {}
+
+    save_frame(desk.store / "lines@3", "lines", scale=0.3)
+    desk.look()
+    third = desk.server.service.tasks.versions["lines"][-1].digest
+    desk.loader.check = check  # type: ignore[method-assign]
+    refused = desk.put(traffic={desk.two.digest: 1, third: 1})
+    assert code(refused) == (404, "version_not_found")
+    assert desk.audited()[-1]["outcome"] == "version_not_found"
+
+
+def test_what_nobody_foresaw_is_written_down_too(desk: Desk) -> None:
+    own_look = desk.server.service.look
+    looks = []
+
+    async def look() -> None:
+        looks.append(1)
+        if len(looks) > 1:
+            raise RuntimeError("a bug")
+        await own_look()
+
+    desk.server.service.look = look
+    desk.put(digest=desk.two.digest)
+    assert digests(desk) == [desk.two.digest]
+    assert (desk.audited()[-1]["outcome"], desk.audited()[-1]["digest_after"]) == ("done", desk.two.digest)
+    with pytest.raises(RuntimeError):
+        desk.ask("DELETE", "/v1/tasks/lines")
+    assert (desk.audited()[-1]["event"], desk.audited()[-1]["outcome"]) == ("task.delete", "internal_error")
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [("PUT", "/v1/tasks/lines"), ("DELETE", "/v1/tasks/lines"), ("POST", "/v1/tasks/lines/rollback")],
@@ -281,6 +319,13 @@ def test_each_change_is_written_down(desk: Desk) -> None:
     assert (second["event"], second["digest_after"]) == ("task.rollback", desk.one.digest)
     assert len(second["request_id"]) == 32
     assert (third["event"], third["digest_after"], third["traffic_after"]) == ("task.delete", None, [])
+
+
+def test_a_log_that_is_rotated_goes_on_in_its_place(desk: Desk) -> None:
+    desk.put(digest=desk.two.digest)
+    desk.audit_file.rename(desk.audit_file.with_suffix(".1"))
+    desk.put(digest=desk.one.digest)
+    assert [one["digest_after"] for one in desk.audited()] == [desk.one.digest]
 
 
 def test_the_list_is_filtered(desk: Desk) -> None:

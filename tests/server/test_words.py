@@ -57,3 +57,10 @@ def test_a_stream_says_no_path(site: Site) -> None:
     text = site.client.post(CHAT, json=body).text
     assert "broke: (a path)" in text
     assert text.endswith("data: [DONE]\n\n")
+
+
+def test_a_stream_of_anthropics_says_no_path(site: Site) -> None:
+    body = {"messages": [{"role": "user", "content": "?"}], "stream": True, "stream_breaks": "/srv/a/b"}
+    text = site.client.post("/v1/messages", json=body).text
+    assert text.startswith('event: error\ndata: {"type": "error", "error": {')
+    assert "broke: (a path)" in text

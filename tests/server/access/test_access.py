@@ -163,10 +163,13 @@ def test_openai_python_sees_its_own_errors(guarded: Guarded) -> None:
     assert caught.value.code == "rate_limit_exceeded"
 
 
-def websocket(guarded: Guarded, key: str | None, *, path: str = "/v1/realtime") -> list[dict[str, Any]]:
+def websocket(
+    guarded: Guarded, key: str | None, *, path: str = "/v1/realtime", task: str | None = None
+) -> list[dict[str, Any]]:
     """What a client of a WebSocket is sent."""
     sent: list[dict[str, Any]] = []
     headers = [] if key is None else [(b"authorization", f"Bearer {key}".encode())]
+    headers += [] if task is None else [(b"x-task", task.encode())]
     scope = {"type": "websocket", "path": path, "raw_path": path.encode(), "headers": headers}
     scope |= {"query_string": b"", "root_path": "", "subprotocols": []}
 
@@ -199,6 +202,11 @@ def test_a_websocket_wants_a_key_too(talking: Guarded) -> None:
         (closed,) = websocket(talking, key)
         assert (closed["type"], closed["code"]) == ("websocket.close", 1008)
     assert websocket(talking, "key-of-all", path="/v1/realtime/")[0]["reason"] == "route_not_found"
+
+
+def test_a_websocket_takes_no_task(talking: Guarded) -> None:
+    (closed,) = websocket(talking, "key-of-all", task="plain")
+    assert (closed["type"], closed["reason"]) == ("websocket.close", "unsupported")
 
 
 def test_the_words_of_a_refusal_name_no_key(guarded: Guarded) -> None:

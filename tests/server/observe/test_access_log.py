@@ -40,6 +40,11 @@ def test_a_line_says_what_was_served_to_whom(guarded: Guarded, lines: Lines) -> 
     )
 
 
+def test_a_method_of_a_clients_own_is_no_name_of_a_span(guarded: Guarded, lines: Lines) -> None:
+    guarded.ask("all", method="SURPRISE")
+    assert lines.fields()["method"] == "_OTHER"
+
+
 def test_as_json_the_fields_stand_beside_the_message(guarded: Guarded, lines: Lines) -> None:
     guarded.ask("all", task="plain", stream=True)
     line = json.loads(JsonFormatter("%(levelname)s %(message)s").format(lines.records[0]))
