@@ -5,10 +5,10 @@ vLLM serves whatever lives in prometheus_client's default registry (or, with sev
 
 | metric (all begin with `passepartout_`) | type | labels | meaning |
 |---|---|---|---|
-| `task_requests_total`  | counter   | task         | requests on a generating route, good and bad |
-| `task_errors_total`    | counter   | task, code   | answers with a status of 400 or more; aborts |
+| `task_requests_total`  | counter   | task, version | requests on a generating route, good and bad |
+| `task_errors_total`    | counter   | task, version, code | answers with a status of 400 or more; aborts |
 | `task_in_flight`       | gauge     | task         | requests being answered now |
-| `task_latency_seconds` | histogram | task         | from the request's arrival to its last byte |
+| `task_latency_seconds` | histogram | task, version | from the request's arrival to its last byte |
 | `task_ttft_seconds`    | histogram | task, stream | from arrival to the engine's first token |
 | `task_tokens_total`    | counter   | task, kind   | tokens the engine read and wrote |
 | `frame_seconds`        | histogram | task         | putting the learned frame on one picture |
@@ -24,7 +24,9 @@ vLLM serves whatever lives in prometheus_client's default registry (or, with sev
 | `waiting`              | gauge     |              | those of them that the engine cannot have begun |
 
 Label values are bounded, but for `digest`: one for each bundle that served. `task`: the name of a task that
-is or was registered, `_base` (no task asked for) or `_unknown` (a name nobody registered). `code`: a string
+is or was registered, `_base` (no task asked for) or `_unknown` (a name nobody registered). `version`: the
+first 12 digits of the digest that answered, "" without a task; of a task's versions 8 at most have a label,
+others "_unknown" (`server.version_labels`). `code`: a string
 code of ours (`server.errors`), `http_<status>` for vLLM's own errors, `client_closed` for a request whose
 client went away. `stream`: "true" or "false".
 `tier`: where it came from, "host" memory or the "store".
@@ -35,9 +37,12 @@ asked); the `task` of a canary is any name in the store. `code` of a refusal: ou
 and 503.
 """
 
+import os
 from collections.abc import Callable, Mapping
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+from server.version_labels import VersionLabels
 
 __all__ = ["BASE_LABEL", "UNKNOWN_LABEL", "TaskMetrics"]
 
@@ -59,11 +64,16 @@ class TaskMetrics:
     def __init__(self, is_registered: Callable[[str], bool], registry: CollectorRegistry = REGISTRY) -> None:
         self._is_registered = is_registered
         self._published: set[tuple[str, str]] = set()
+        can_forget = "PROMETHEUS_MULTIPROC_DIR" not in os.environ  # its files only grow
+        self._versions = VersionLabels(self._forget if can_forget else None)
         self._requests = Counter(
-            "passepartout_task_requests_total", "Requests per task.", ["task"], registry=registry
+            "passepartout_task_requests_total", "Requests per task.", ["task", "version"], registry=registry
         )
         self._errors = Counter(
-            "passepartout_task_errors_total", "Errors per task and code.", ["task", "code"], registry=registry
+            "passepartout_task_errors_total",
+            "Errors per task and code.",
+            ["task", "version", "code"],
+            registry=registry,
         )
         self._in_flight = Gauge(
             "passepartout_task_in_flight",
@@ -75,7 +85,7 @@ class TaskMetrics:
         self._latency = Histogram(
             "passepartout_task_latency_seconds",
             "Arrival to last byte.",
-            ["task"],
+            ["task", "version"],
             registry=registry,
             buckets=_LATENCY_BUCKETS,
         )
@@ -164,17 +174,29 @@ class TaskMetrics:
             return BASE_LABEL
         return task if self._is_registered(task) else UNKNOWN_LABEL
 
-    def request_started(self, task: str | None) -> None:
-        label = self.label(task)
-        self._requests.labels(label).inc()
+    def request_started(self, task: str | None, digest: str | None) -> None:
+        """Count a request. `digest`: of the version that answers, None without a task."""
+        label, version = self._labels(task, digest)
+        self._requests.labels(label, version).inc()
         self._in_flight.labels(label).inc()
 
-    def request_ended(self, task: str | None, *, seconds: float, error_code: str | None) -> None:
-        label = self.label(task)
+    def request_ended(
+        self, task: str | None, digest: str | None, *, seconds: float, error_code: str | None
+    ) -> None:
+        """Count its end; `task` and `digest` as at its start."""
+        label, version = self._labels(task, digest)
         self._in_flight.labels(label).dec()
-        self._latency.labels(label).observe(seconds)
+        self._latency.labels(label, version).observe(seconds)
         if error_code is not None:
-            self._errors.labels(label, error_code).inc()
+            self._errors.labels(label, version, error_code).inc()
+
+    def _labels(self, task: str | None, digest: str | None) -> tuple[str, str]:
+        label = self.label(task)
+        return label, self._versions.label(label, digest if label == task else None)
+
+    def _forget(self, task: str, version: str) -> None:
+        for metric in (self._requests, self._errors, self._latency):
+            metric.remove_by_labels({"task": task, "version": version})
 
     def first_token(self, task: str | None, *, seconds: float, streamed: bool) -> None:
         self._ttft.labels(self.label(task), "true" if streamed else "false").observe(seconds)
@@ -192,6 +214,7 @@ class TaskMetrics:
 
     def store(self, served: Mapping[str, Mapping[str, bool]], *, faulty: int) -> None:
         """Publish what serves each task, digest -> whether it is on the device; `faulty`: bundles refused."""
+        self._versions.serve(served)
         on_device = {name: all(versions.values()) for name, versions in served.items()}
         for state, count in (
             ("served", len(served)),

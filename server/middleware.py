@@ -136,10 +136,10 @@ class _Exchange:
             note(digest=self._task.digest)
 
     async def _answer(self, inner: ASGIApp, scope: Scope, receive: Receive, answer: Answer) -> None:
-        label = self._label
+        label, digest = self._label, self._task.digest if self._task is not None else None
         is_counted = self._route is not None and self._route.generates
         if is_counted:
-            self._service.metrics.request_started(label)
+            self._service.metrics.request_started(label, digest)
         token = CURRENT_SCOPE.set(self._scope(label))
         try:
             with using_task(self._handle):
@@ -158,7 +158,8 @@ class _Exchange:
                 note(error_code=answer.error_code)
             if is_counted:
                 seconds = time.perf_counter() - self._started
-                self._service.metrics.request_ended(label, seconds=seconds, error_code=answer.error_code)
+                metrics, code = self._service.metrics, answer.error_code
+                metrics.request_ended(label, digest, seconds=seconds, error_code=code)
 
     def _count_gone(self) -> None:
         """The client went away before vLLM was asked."""

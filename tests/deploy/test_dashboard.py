@@ -22,7 +22,8 @@ from server.metrics import TaskMetrics
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana" / "dashboards" / "tasks.json").read_text(encoding="utf-8"))
-LEAST_QUERIES = 34
+LEAST_QUERIES = 37
+VERSIONS = ["ab" * 32, "ef" * 32]
 # Before version 3 Prometheus asks for names without a colon, so vLLM's are found by either spelling.
 NAME = re.compile(r"\b(?:passepartout_|vllm\[:_\])[a-z_]+")
 
@@ -45,8 +46,8 @@ def populated() -> tuple[CollectorRegistry, TaskMetrics, Counter]:
     """Our metrics and the few of vLLM's that the dashboard shows, each with traffic and a swap."""
     registry = CollectorRegistry()
     metrics = TaskMetrics({"glyphs"}.__contains__, registry)
-    for digest in ("cd" * 32, "ab" * 32):
-        metrics.store({"glyphs": {digest: True}}, faulty=1)
+    for digests in (["cd" * 32], VERSIONS):
+        metrics.store({"glyphs": dict.fromkeys(digests, True)}, faulty=1)
     for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"):
         Gauge(f"vllm:{name}", "as vLLM has it", ["engine"], registry=registry).labels("0").set(0.5)
     Counter("vllm:prefix_cache_hits", "as vLLM has it", ["engine"], registry=registry).labels("0").inc(5)
@@ -56,11 +57,11 @@ def populated() -> tuple[CollectorRegistry, TaskMetrics, Counter]:
 
 
 def make_traffic(metrics: TaskMetrics, asked: Counter) -> None:
-    """One good request, one refused."""
-    for code in (None, "frame_missing"):
-        metrics.request_started("glyphs")
+    """Three good requests, and one refused of the second version."""
+    for digest, code in ((VERSIONS[0], None), (VERSIONS[0], None), (VERSIONS[1], None), (VERSIONS[1], "x")):
+        metrics.request_started("glyphs", digest)
         metrics.first_token("glyphs", seconds=0.1, streamed=True)
-        metrics.request_ended("glyphs", seconds=0.2, error_code=code)
+        metrics.request_ended("glyphs", digest, seconds=0.2, error_code=code)
     metrics.tokens("glyphs", prompt=70, cached=10, completion=5)
     metrics.frame("glyphs", seconds=0.002)
     metrics.load("glyphs", "host", 0.003)
@@ -195,6 +196,18 @@ def test_a_real_prometheus_answers_every_query(prometheus: str) -> None:
         if not ask(prometheus, "/api/v1/query", query=expression)["result"]
     ]
     assert silent == []
+
+
+def test_the_two_sides_of_a_split_are_compared(prometheus: str) -> None:
+    """A version without errors is told too: its share is 0, not unknown."""
+    by_version = [expression for expression in queries() if "by (version)" in expression]
+    share = next(expression for expression in by_version if "errors" in expression)
+    found = ask(prometheus, "/api/v1/query", query=share)["result"]
+    values = {one["metric"]["version"]: float(one["value"][1]) for one in found}
+    assert values == {"ab" * 6: 0.0, "ef" * 6: pytest.approx(0.5, abs=0.1)}
+    latency = next(expression for expression in queries() if "(le, version)" in expression)
+    asked = ask(prometheus, "/api/v1/query", query=latency)["result"]
+    assert {one["metric"]["version"] for one in asked} == {"ab" * 6, "ef" * 6}
 
 
 def test_the_task_variable_lists_the_tasks(prometheus: str) -> None:

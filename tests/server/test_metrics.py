@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 import server.metrics
 from server.metrics import TaskMetrics
+from server.version_labels import MOST_VERSIONS, VersionLabels
 from tests.server.conftest import Site
 
 CHAT = "/v1/chat/completions"
@@ -18,6 +19,12 @@ CHAT = "/v1/chat/completions"
 def value(site: Site, name: str, **labels: str) -> float:
     """One sample now, 0 where there is none yet."""
     return site.server.registry.get_sample_value(f"passepartout_{name}", labels) or 0.0
+
+
+def version_of(site: Site, task: str) -> str:
+    """The label of the version that serves `task`; of none for what is no task."""
+    digest = site.server.service.tasks.digests().get(task)
+    return digest[:12] if digest is not None else ""
 
 
 def ask(site: Site, **body: Any) -> httpx.Response:
@@ -36,11 +43,13 @@ def settled(read: Any, expected: float) -> float:
 @pytest.mark.parametrize(("task", "label"), [("plain", "plain"), (None, "_base")])
 def test_a_request_is_counted_under_its_task(site: Site, task: str | None, label: str, stream: bool) -> None:
     whether = "true" if stream else "false"
+    version = version_of(site, label)
+    assert len(version) == (0 if task is None else 12)
 
     def read() -> dict[str, float]:
         return {
-            "requests": value(site, "task_requests_total", task=label),
-            "latency": value(site, "task_latency_seconds_count", task=label),
+            "requests": value(site, "task_requests_total", task=label, version=version),
+            "latency": value(site, "task_latency_seconds_count", task=label, version=version),
             "ttft": value(site, "task_ttft_seconds_count", task=label, stream=whether),
             "prompt": value(site, "task_tokens_total", task=label, kind="prompt"),
             "cached": value(site, "task_tokens_total", task=label, kind="cached"),
@@ -83,7 +92,7 @@ def test_a_whole_answers_first_token_is_the_engines(site: Site) -> None:
 )
 def test_an_error_is_counted_by_its_code(site: Site, body: dict[str, Any], label: str, code: str) -> None:
     def read() -> float:
-        return value(site, "task_errors_total", task=label, code=code)
+        return value(site, "task_errors_total", task=label, version=version_of(site, label), code=code)
 
     expected = read() + 1
     ask(site, **body)
@@ -92,7 +101,8 @@ def test_an_error_is_counted_by_its_code(site: Site, body: dict[str, Any], label
 
 def test_a_client_that_goes_away_is_counted_and_its_request_aborted(site: Site) -> None:
     def read() -> float:
-        return value(site, "task_errors_total", task="plain", code="client_closed")
+        version = version_of(site, "plain")
+        return value(site, "task_errors_total", task="plain", version=version, code="client_closed")
 
     engine = site.server.engine
     expected, engine.aborted[:] = read() + 1, []
@@ -170,6 +180,74 @@ def test_swaps_and_places_of_tasks_are_told() -> None:
     metrics.store({"b": {"same": True, "new": False}}, faulty=0)  # gone is not swapped
     assert read("passepartout_task_swaps_total", {"task": "a"}) == 2
     assert [read("passepartout_task_on_device", {"task": name}) for name in "ab"] == [0, 0]
+
+
+def versions_in(registry: CollectorRegistry, task: str) -> dict[str, set[str]]:
+    """Metric -> the versions of `task` that it has series of."""
+    found: dict[str, set[str]] = {}
+    for family in registry.collect():
+        for sample in family.samples:
+            if "version" in sample.labels and sample.labels["task"] == task:
+                found.setdefault(family.name, set()).add(sample.labels["version"])
+    return found
+
+
+def one_request(metrics: TaskMetrics, task: str, digest: str) -> None:
+    """A request that failed."""
+    metrics.request_started(task, digest)
+    metrics.request_ended(task, digest, seconds=0.1, error_code="internal_error")
+
+
+def test_the_versions_of_a_split_are_told_apart() -> None:
+    registry = CollectorRegistry()
+    metrics = TaskMetrics({"a"}.__contains__, registry)
+    metrics.store({"a": {"1" * 64: True, "2" * 64: True}}, faulty=0)
+    metrics.request_started("a", "1" * 64)
+    metrics.request_ended("a", "1" * 64, seconds=1, error_code=None)
+    one_request(metrics, "a", "2" * 64)
+    read = registry.get_sample_value
+    labels = [{"task": "a", "version": digit * 12} for digit in "12"]
+    assert [read("passepartout_task_requests_total", one) for one in labels] == [1, 1]
+    assert [read("passepartout_task_latency_seconds_sum", one) for one in labels] == [1, 0.1]
+    coded = [one | {"code": "internal_error"} for one in labels]
+    assert [read("passepartout_task_errors_total", one) for one in coded] == [None, 1]
+
+
+def test_of_many_versions_those_that_are_gone_are_forgotten() -> None:
+    registry = CollectorRegistry()
+    metrics = TaskMetrics({"a", "b"}.__contains__, registry)
+    one_request(metrics, "b", "ff" * 32)
+    digests = [f"{number:02}" * 32 for number in range(3 * MOST_VERSIONS)]
+    for digest in digests:
+        metrics.store({"a": {digests[0]: True, digest: True}}, faulty=0)
+        one_request(metrics, "a", digest)
+    expected = {digest[:12] for digest in (digests[0], *digests[1 - MOST_VERSIONS :])}
+    names = {f"passepartout_task_{name}" for name in ("requests", "errors", "latency_seconds")}
+    assert versions_in(registry, "a") == dict.fromkeys(names, expected)
+    assert versions_in(registry, "b") == {name: {"ff" * 6} for name in names}
+    one_request(metrics, "a", digests[1])  # one that is drained answers late
+    assert len(versions_in(registry, "a")["passepartout_task_requests"]) == MOST_VERSIONS
+
+
+def test_more_versions_than_may_have_a_label_share_one() -> None:
+    labels = VersionLabels(lambda task, label: pytest.fail("what serves is forgotten"))
+    digests = [f"{number:02}" * 32 for number in range(MOST_VERSIONS + 2)]
+    labels.serve({"a": digests})
+    found = [labels.label("a", digest) for digest in digests]
+    assert found == [digest[:12] for digest in digests[:MOST_VERSIONS]] + ["_unknown"] * 2
+    assert labels.label("b", digests[-1]) == digests[-1][:12]
+
+
+def test_where_series_cannot_be_dropped_the_first_versions_keep_their_labels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "unused: this registry's values are in memory")
+    registry = CollectorRegistry()
+    metrics = TaskMetrics({"a"}.__contains__, registry)
+    for number in range(MOST_VERSIONS + 2):
+        one_request(metrics, "a", f"{number:02}" * 32)
+    expected = {f"{number:02}" * 6 for number in range(MOST_VERSIONS)} | {"_unknown"}
+    assert versions_in(registry, "a")["passepartout_task_requests"] == expected
 
 
 def test_the_table_of_the_docstring_names_every_metric() -> None:

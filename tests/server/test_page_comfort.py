@@ -115,10 +115,22 @@ def test_a_server_that_wants_a_key_is_asked_with_it(visit: Visit) -> None:
     page.route("**/v1/**", guard)
     visit.open("/#tasks")
     expect(page.locator("#status-text")).to_have_text("An API key is wanted")
+    expect(page.locator("#gallery-cards")).to_contain_text("Tasks are hidden")
+    page.get_by_role("link", name="Ask", exact=True).click()
+    expect(page.locator("#chips-hint")).to_have_text("Tasks are hidden until the server knows your key.")
+    expect(page.locator("#notice")).to_contain_text("This server wants an API key.")
     page.get_by_role("button", name="Enter the key").click()
-    page.keyboard.type("right")
+    page.keyboard.type("wrong")
+    page.keyboard.press("Enter")
+    expect(page.locator("#notice")).to_contain_text("The server refused this API key.")
+    expect(page.locator("#status-text")).to_have_text("The API key is refused")
+    expect(page.locator("#chips-hint")).to_have_text("Tasks are hidden until the server knows your key.")
+    page.get_by_role("button", name="Correct the key").click()
+    page.locator("#key").fill("right")
     page.keyboard.press("Enter")
     expect(page.locator("#notice")).to_be_hidden()
+    expect(page.locator("#chips-hint")).to_be_hidden()
+    page.get_by_role("link", name="Tasks").click()
     expect(page.locator('article.task[data-task="framed"] canvas')).to_be_visible()
     page.get_by_role("link", name="Ask", exact=True).click()
     choose(page, "plain")
@@ -221,6 +233,49 @@ def test_the_gallery_shows_what_the_bundles_say(visit: Visit, site: Site) -> Non
     expect(page.locator("#question")).to_be_focused()
     checked = page.locator("#chips :checked").evaluate_all("(all) => all.map((one) => one.dataset.task)")
     assert checked == ["", "spoken"]
+
+
+def test_a_key_that_is_good_no_more_takes_the_tasks_with_it(visit: Visit) -> None:
+    visit.expected_fault = "status of 401"
+    page = visit.open("/#tasks")
+    expect(page.locator("article.task")).to_have_count(5)
+    page.route("**/v1/tasks", lambda route: route.fulfill(status=401, json={"error": "Unauthorized"}))
+    page.locator("#open-settings").click()
+    page.keyboard.type("of nobody")
+    page.keyboard.press("Enter")
+    expect(page.locator("#gallery-cards")).to_contain_text("Tasks are hidden")
+    expect(page.locator("article.task")).to_have_count(0)
+
+
+def test_a_split_shows_each_version_and_its_share(visit: Visit) -> None:
+    page = visit.page
+    parts = [("2", "ab" * 32, 0.0996), ("1-rc", "cd" * 32, 0.0004)]
+
+    def split(route: Any) -> None:
+        listed = route.fetch().json()
+        task = next(one for one in listed["data"] if one["id"] == "plain")
+        shares = [("1", task["digest"], 1 - sum(share for *_, share in parts)), *parts]
+        names = ("version", "digest", "share")
+        task["traffic"] = [dict(zip(names, one, strict=True)) for one in shares]
+        route.fulfill(json=listed)
+
+    page.route("**/v1/tasks", split)
+    page.clock.install()
+    visit.open("/#tasks")
+    plain = page.locator('article.task[data-task="plain"]')
+    lines = plain.locator(".versions li")
+    expect(lines.nth(0)).to_contain_text(re.compile(r"^90 %version 1[0-9a-f]{10}described here$"))
+    expect(lines.nth(1)).to_have_text("10 %version 2ababababab")
+    expect(lines.nth(2)).to_have_text("< 0.1 %version 1-rccdcdcdcdcd")
+    expect(plain.locator("footer .digest")).to_have_count(0)
+    expect(page.locator('article.task[data-task="spoken"] .versions')).to_have_count(0)
+    expect(page.locator('article.task[data-task="spoken"] footer .digest')).to_have_count(1)
+    lines.nth(1).get_by_role("button").focus()
+    parts[:] = [("2", "ab" * 32, 0.5)]
+    page.clock.run_for(10_000)  # the next look, while the gallery is on show
+    expect(lines).to_have_count(2)
+    expect(lines.nth(1)).to_have_text("50 %version 2ababababab")
+    expect(lines.nth(1).get_by_role("button")).to_be_focused()
 
 
 def test_measured_accuracies_are_drawn(visit: Visit) -> None:

@@ -350,7 +350,7 @@ def test_metrics_stand_beside_vllms(client: httpx.Client) -> None:
         return {name: float(value) for name, _, value in split}
 
     before = read()
-    client.post(CHAT, json=question(picture((70, 50)), task="framed"))
+    version = client.post(CHAT, json=question(picture((70, 50)), task="framed")).headers["X-Task-Digest"][:12]
     client.post(CHAT, json=question(picture((71, 51)), task="framed", stream=True))
     client.post(CHAT, json=question(task="invented-by-a-client"))
     after = read()
@@ -358,14 +358,14 @@ def test_metrics_stand_beside_vllms(client: httpx.Client) -> None:
     def grown(name: str) -> float:
         return after[f"passepartout_{name}"] - before.get(f"passepartout_{name}", 0.0)
 
-    assert grown('task_requests_total{task="framed"}') == 2
-    assert grown('task_latency_seconds_count{task="framed"}') == 2
+    assert grown(f'task_requests_total{{task="framed",version="{version}"}}') == 2
+    assert grown(f'task_latency_seconds_count{{task="framed",version="{version}"}}') == 2
     assert grown('task_ttft_seconds_count{stream="true",task="framed"}') == 1
     assert grown('task_ttft_seconds_count{stream="false",task="framed"}') == 1
     assert grown('task_tokens_total{kind="completion",task="framed"}') == 16
     assert grown('task_tokens_total{kind="prompt",task="framed"}') > 32
     assert grown('frame_seconds_count{task="framed"}') == 2
-    assert grown('task_errors_total{code="task_not_found",task="_unknown"}') == 1
+    assert grown('task_errors_total{code="task_not_found",task="_unknown",version=""}') == 1
     assert after['passepartout_tasks{state="faulty"}'] == 4
     assert not any("invented" in name for name in after)
     assert any(name.startswith("vllm:") for name in after)

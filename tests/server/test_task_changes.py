@@ -134,6 +134,13 @@ def test_traffic_is_split_and_a_client_stays_with_its_version(desk: Desk) -> Non
     text = desk.server.registry
     info = [sample for family in text.collect() for sample in family.samples if "task_info" in sample.name]
     assert {(one.labels["digest"], one.value) for one in info} == {(desk.one.digest, 1), (desk.two.digest, 1)}
+    answered = Counter(one[:12] for one in [*by_header * 2, *said]) + Counter(
+        {digest[:12]: count for digest, count in anybody.items()}
+    )
+    for name in ("task_requests_total", "task_latency_seconds_count"):
+        for version, count in answered.items():
+            labels = {"task": "lines", "version": version}
+            assert text.get_sample_value(f"passepartout_{name}", labels) == count
 
 
 def test_a_version_that_comes_to_serve_alone_keeps_its_place(desk: Desk) -> None:

@@ -1,6 +1,6 @@
 // Who answers: the base model and any of the tasks. Checkboxes that look like chips.
 
-import { catalog, findTask } from "./catalog.js";
+import { catalog, findTask, isListed, isLocked } from "./catalog.js";
 import { byId, make, tell } from "./dom.js";
 
 const MANY = 12;
@@ -55,7 +55,8 @@ export const matches = (task, words) => `${task.id} ${task.description ?? ""}`.t
 
 function emptyHint(found, words) {
   if (words && !found.length) return "No task of that name.";
-  if (catalog.tasks.length || catalog.state === "waiting") return "";
+  if (isLocked()) return "Tasks are hidden until the server knows your key.";
+  if (catalog.tasks.length || !isListed()) return "";
   return "No task is served: the base model answers alone.";
 }
 

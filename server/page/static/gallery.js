@@ -1,12 +1,12 @@
 // Every task that is served, as in an exhibition: what it looks like, what it is, what it was measured to do.
 
-import { catalog } from "./catalog.js";
+import { catalog, isListed, isLocked } from "./catalog.js";
 import { matches } from "./chips.js";
 import { badge, digestButton } from "./controls.js";
 import { byId, make } from "./dom.js";
 import { drawAccuracy, drawLayers } from "./figures.js";
 import { drawPreview } from "./frame.js";
-import { methodOf, shapeOf } from "./words.js";
+import { methodOf, percentOf, shapeOf } from "./words.js";
 
 const FIRST = 60;
 const MANY = 12;
@@ -27,14 +27,15 @@ export function showGallery() {
   const shown = found.slice(0, FIRST);
   byId("gallery-count").textContent = summary(tasks, found, shown);
   const focused = byId("gallery-cards").contains(document.activeElement) && document.activeElement;
-  byId("gallery-cards").replaceChildren(...(tasks.length ? shown.map(taskCard) : [lesson()]));
-  if (focused) refocus(focused.closest("article").dataset.task, focused.className);
+  byId("gallery-cards").replaceChildren(...(tasks.length ? shown.map(taskCard) : whyNone()));
+  if (focused) refocus(focused.closest("article").dataset.task, focused.getAttribute("aria-label"));
   showRefused();
 }
 
-function refocus(name, className) {
+function refocus(name, label) {
   const again = byId("gallery-cards").querySelector(`[data-task="${CSS.escape(name)}"]`);
-  [...(again?.querySelectorAll("button") ?? [])].find((button) => button.className === className)?.focus();
+  const buttons = [...(again?.querySelectorAll("button") ?? [])];
+  buttons.find((button) => button.getAttribute("aria-label") === label)?.focus();
 }
 
 function summary(tasks, found, shown) {
@@ -43,6 +44,13 @@ function summary(tasks, found, shown) {
   const isCut = shown.length < found.length;
   const cut = isCut ? ` · the first ${shown.length} of ${found.length}: filter by name` : "";
   return `${tasks.length} served, ${onDevice} of them on the device${cut}`;
+}
+
+function whyNone() {
+  if (!isLocked()) return isListed() ? [lesson()] : [];
+  return [make("div", { class: "empty" },
+    make("h2", {}, "Tasks are hidden"),
+    make("p", {}, "They are shown once the server knows your key."))];
 }
 
 function lesson() {
@@ -71,8 +79,17 @@ function taskCard(task) {
       task.description && make("p", {}, task.description),
       accuracy(task),
       facts(task),
-      make("footer", {}, tryButton(task), digestButton(task.digest), place(task))));
+      make("footer", {}, tryButton(task), !isSplit(task) && digestButton(task.digest), place(task))));
 }
+
+const isSplit = (task) => task.traffic?.length > 1;
+
+/** Which versions share the task's traffic; what else the card says is of one of them. */
+const versions = (task) => make("ul", { class: "versions" },
+  task.traffic.map(({ version, digest, share }) => make("li", {},
+    make("b", {}, percentOf(share)),
+    make("div", {}, make("span", {}, `version ${version}`), digestButton(digest),
+      digest === task.digest && make("small", {}, "described here")))));
 
 const tryButton = ({ id }) =>
   make("button", { type: "button", onclick: () => tryOut(id), "aria-label": `Try ${id}` }, "Try it");
@@ -100,7 +117,8 @@ function portrait(task) {
 function facts(task) {
   const { frame, usage = {}, provenance = {} } = task;
   const rows = {
-    version: task.version,
+    version: !isSplit(task) && task.version,
+    versions: isSplit(task) && versions(task),
     frame: frame && `${frame.canvas[1]} × ${frame.canvas[0]} pixels, picture ${frame.inner}`,
     text: task.text && shapeOf(task.text),
     vision: task.vision && shapeOf(task.vision),

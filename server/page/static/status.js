@@ -16,6 +16,7 @@ const WORDS = {
   no_tasks: () => `${catalog.model ?? "Server"} · every bundle is refused`,
   silent: () => "No answer",
   locked: () => "An API key is wanted",
+  wrong_key: () => "The API key is refused",
 };
 
 const NOTICES = {
@@ -26,6 +27,10 @@ const NOTICES = {
   locked: () => [
     "This server wants an API key. ",
     make("button", { type: "button", onclick: openSettings }, "Enter the key"),
+  ],
+  wrong_key: () => [
+    "The server refused this API key. ",
+    make("button", { type: "button", onclick: openSettings }, "Correct the key"),
   ],
   ready: () => (catalog.tasks.length ? null : [
     "No task is served yet. ",

@@ -7,6 +7,10 @@ export function methodOf(task) {
   return ["frame", "text", "vision", "prefix"].filter((part) => task[part]).join(" + ") || "task";
 }
 
+/** A part of a task's traffic in per cent. */
+export const percentOf = (share) =>
+  (share > 0 && share < 0.001 ? "< 0.1 %" : `${Number((share * 100).toFixed(1))} %`);
+
 /** Layers that have prompts of their own, and tokens in each. */
 export const shapeOf = (spec) => `${spec.at?.length ?? spec.layers} layers × ${spec.length} tokens`;
 
