@@ -47,6 +47,11 @@ class Caller:
             return self.cache_salt
         return hmac.new(self.cache_salt.encode(), own.encode("utf-8", "surrogatepass"), sha256).hexdigest()
 
+    @property
+    def is_scraper(self) -> bool:
+        """Whether the metrics are all that it may have."""
+        return self.metrics and not (self.admin or self.base or self.tasks)
+
     def may_ask(self, task: str | None) -> bool:
         """Whether it may ask that task; None is the base model."""
         if self.admin:

@@ -46,6 +46,9 @@ def test_a_user_is_no_admin_and_a_scraper_no_user(guarded: Guarded) -> None:
     assert code(guarded.get("all", "/metrics")) == (403, "forbidden")
     assert code(guarded.get("scraper", "/metrics"))[0] == 404
     assert code(guarded.ask("scraper")) == (403, "forbidden")
+    for path in ("/v1/models", "/v1/tasks", "/v1/tasks/plain", "/version", "/docs"):
+        assert code(guarded.get("scraper", path)) == (403, "forbidden")
+    assert guarded.get("scraper", "/ready").status_code == 503  # public; the fake's engine is not up
     assert code(guarded.ask("all", "/v1/tasks/plain", "DELETE")) == (403, "forbidden")
 
 
