@@ -89,6 +89,10 @@ def test_a_key_asks_its_tasks_and_no_others(guarded: Guarded) -> None:
     assert code(missing) == (404, "task_not_found")
     assert "plain" in missing.json()["error"]["message"]
     assert "classes" not in missing.json()["error"]["message"]
+    del guarded.server.service.tasks.tasks["plain"]
+    for none_left in (guarded.ask("one", task="nosuch"), guarded.get("one", "/v1/tasks/nosuch")):
+        assert "one of: none that this key may ask, came 'nosuch'" in none_left.json()["error"]["message"]
+    assert "classes" in guarded.ask("boss", task="nosuch").json()["error"]["message"]
     assert guarded.ask("all").status_code == guarded.ask("boss", task="classes").status_code == 200
 
 
