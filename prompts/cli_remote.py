@@ -44,6 +44,8 @@ def _pull(given: argparse.Namespace) -> int:
         cure = "push it, or write the lock again"
         missing = fault(name, expected="the bundle of the lock", came="nothing", cure=cure)
         refused.setdefault(name, [missing])
+    for name in report.unnamed:
+        _say(f"{name}: not named by the lock, left there; `task pull --lock FILE` writes it again")
     for name, digest in sorted(report.bundles.items()):
         print(f"{name} {digest}")
     if refused:

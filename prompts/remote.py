@@ -37,12 +37,14 @@ _MARKS = ("ETag", "etag", "md5Hash", "blob_id", "last_commit", "LastModified", "
 @dataclass
 class SyncReport:
     """What one look at a source came to. `bundles`: folder name -> digest of all that are here now; `came`,
-    `went`: folders; `refused`: folder -> why what lies at the source is not taken."""
+    `went`: folders; `refused`: folder -> why what lies at the source is not taken; `unnamed`: folders there
+    that the lock does not name, which is no fault."""
 
     bundles: dict[str, str] = field(default_factory=dict)
     came: list[str] = field(default_factory=list)
     went: list[str] = field(default_factory=list)
     refused: dict[str, list[str]] = field(default_factory=dict)
+    unnamed: list[str] = field(default_factory=list)
 
 
 class Source:
@@ -106,8 +108,7 @@ class Source:
     ) -> None:
         wanted = lock.bundles.get(name) if lock is not None else None
         if lock is not None and wanted is None:
-            cure = "write the lock again with `task pull --lock FILE`"
-            report.refused[name] = [fault(name, expected="a bundle of the lock", came="another", cure=cure)]
+            report.unnamed.append(name)
             return
         signature, here = _signature(files), known.get(name)
         is_here = here is not None and (folder / name).is_dir()

@@ -81,7 +81,7 @@ def test_a_lock_lets_nothing_else_in(tmp_path: Path) -> None:
         save_frame(tmp_path / "two", name, scale=0.5)
         push_bundle(tmp_path / "two", SHOP)
     report = Source(SHOP).sync(store, lock=lock)
-    assert sorted(report.refused) == ["dots", "lines"]
+    assert (list(report.refused), report.unnamed) == (["lines"], ["dots"])
     assert scan_store(store).bundles["lines"].digest == one.digest
 
 

@@ -11,14 +11,13 @@ import httpx
 import pytest
 
 from prompts.bundle import Bundle
-from prompts.errors import BundleError, InputError
+from prompts.errors import BundleError
 from prompts.routing import Share, read_routing
 from server.access.book import KeyBook
 from server.app import start
 from server.audit import open_audit
 from server.config import ServeConfig
 from server.task_changes import apply_shares
-from server.task_wishes import read_wish
 from tests.prompts.sample import save_frame
 from tests.server.access.guarded import CHAT, QUESTION, code
 from tests.server.access.test_keys import SECRET, entry, write
@@ -231,27 +230,6 @@ def test_a_wish_that_is_none_is_refused(desk: Desk, body: Any, found: tuple[int,
     assert code(desk.ask("PUT", "/v1/tasks/nosuch", {"version": "1"})) == (404, "task_not_found")
     assert desk.put(traffic={desk.one.digest: 0}).status_code == 400
     assert not (desk.store / "routing.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("body", "field", "cure"),
-    [
-        ({"digest": "d1ff"}, "digest: expected one of 1 (", "six digits or more"),
-        ({"version": "9"}, "version: expected one of 1 (", "by its digest where labels are the same"),
-        ({"traffic": {"9": 1}}, "traffic: expected one of 1 (", "by its digest"),
-    ],
-)
-def test_a_version_that_is_none_is_told_by_the_field_that_came(
-    desk: Desk, body: Any, field: str, cure: str
-) -> None:
-    said = desk.put(**body).json()["error"]["message"]
-    assert said.startswith(field)
-    assert cure in said
-
-
-def test_a_body_that_is_no_json_is_the_thing_to_correct() -> None:
-    with pytest.raises(InputError, match=r"expected valid JSON, .*; correct the body"):
-        read_wish(b"{")
 
 
 def test_one_version_under_two_words_has_no_more_than_the_greatest_weight(desk: Desk) -> None:
