@@ -20,7 +20,15 @@ from prompts.bundle_files import MANIFEST_FILE, TENSORS_FILE
 from prompts.canary import CANARY_FILE
 from prompts.errors import BundleError, SourceError
 from prompts.faults import fault
-from prompts.remote_files import Progress, asking, digest_file, open_remote, path_of, too_large
+from prompts.remote_files import (
+    Progress,
+    announced_digest,
+    asking,
+    digest_file,
+    open_remote,
+    path_of,
+    too_large,
+)
 from prompts.remote_lock import Lock
 from prompts.routing import MAX_ROUTING_BYTES, ROUTING_FILE, read_routing
 
@@ -29,7 +37,7 @@ __all__ = ["Source", "SyncReport"]
 _FILES = (MANIFEST_FILE, TENSORS_FILE, CANARY_FILE)
 _STATE_FILE = ".source.json"
 _LOCK_FILE = ".source.lock"
-_MAX_BYTES, _MAX_DIGEST_BYTES = 8 << 30, 4096
+_MAX_BYTES = 8 << 30
 _MARKS = ("ETag", "etag", "md5Hash", "blob_id", "last_commit", "LastModified", "mtime", "created", "ino")
 """What the backends of fsspec tell of a file that changes with its content."""
 
@@ -181,13 +189,7 @@ class Source:
         return found
 
     def _announced(self, name: str) -> str | None:
-        """The digest that stands beside a bundle, where one does."""
-        place = f"{self._root}/{digest_file(name)}"
-        if not self._fs.exists(place):
-            return None
-        if found := too_large(place, self._fs.info(place), _MAX_DIGEST_BYTES):
-            raise BundleError(Path(name), [found])
-        return self._fs.cat_file(place).decode("ascii", "replace").strip()
+        return announced_digest(self._fs, f"{self._root}/{digest_file(name)}")
 
     def _sync_routing(self, folder: Path, known: dict[str, list[str]]) -> None:
         """Takes the source's `routing.json` when it changes; a faulty one is not taken."""
