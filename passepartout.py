@@ -1,6 +1,6 @@
 """The command `passepartout`: finds a verb's function and hands it the rest of the line.
 
-    passepartout serve --model M --tasks DIR      passepartout task show|preview|frame|put … BUNDLE
+    passepartout serve --model M --tasks DIR      passepartout task show|preview|frame|put|canary … BUNDLE
     passepartout train tvp|m2pt --config FILE     passepartout model build NAME
     passepartout evaluate --config FILE           passepartout report tvp|m2pt --config FILE
     passepartout demo
@@ -21,7 +21,7 @@ VERBS = {
     "train": ("training.cli:main_train", "train a task: tvp (a frame) or m2pt (deep prompts)"),
     "evaluate": ("training.cli:main_evaluate", "measure a model, with or without a task"),
     "report": ("training.report.command:main", "train, measure, compare: tvp (models) or m2pt (methods)"),
-    "task": ("prompts.cli:main", "look at a saved task, put it into a store, import and export"),
+    "task": ("prompts.cli:main", "look at a saved task, put it into a store, import, export, canary"),
     "model": ("training.cli:main_model", "build or train an embedded model"),
     "key": ("server.access.command:main", "make an API key for the file of `serve --keys`"),
     "demo": ("training.demo.command:main", "train, serve and compare on the embedded model"),

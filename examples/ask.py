@@ -8,16 +8,27 @@ import argparse
 import base64
 import io
 import mimetypes
+import os
+import sys
 from pathlib import Path
 
-from openai import OpenAI
+from openai import OpenAI, OpenAIError
 from PIL import Image
 
 
 def main() -> None:
     options = _parser().parse_args()
+    try:
+        _ask(options)
+    except OpenAIError as error:
+        body = getattr(error, "body", None)
+        said = body.get("message") if isinstance(body, dict) else None
+        sys.exit(f"error: {said or error}")
+
+
+def _ask(options: argparse.Namespace) -> None:
     url, question = _picture(options)
-    client = OpenAI(base_url=options.url + "/v1", api_key="none")
+    client = OpenAI(base_url=options.url + "/v1", api_key=options.key)
     for task in dict.fromkeys([None, options.task]):
         response = client.chat.completions.with_raw_response.create(
             model="base",
@@ -64,6 +75,8 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="the server (default: %(default)s)")
+    key = os.environ.get("OPENAI_API_KEY") or "none"
+    parser.add_argument("--key", default=key, help="for a server with keys (default: $OPENAI_API_KEY)")
     parser.add_argument("--task", help="name of a served task")
     parser.add_argument("--picture", type=Path, help="a picture of yours; without it one is drawn")
     parser.add_argument("--question", help="default: the drawn picture's own question")

@@ -5,7 +5,8 @@ passepartout task verify BUNDLE [--json]
 passepartout task preview BUNDLE [--picture FILE] [--out FILE]
 passepartout task frame BUNDLE PICTURE [--out FILE]
 passepartout task put BUNDLE STORE [--name NAME] [--beside]
-passepartout task pull SOURCE DIR [--lock FILE | --locked FILE], passepartout task push BUNDLE TARGET
+passepartout task pull SOURCE DIR [--lock FILE | --locked FILE]
+passepartout task push BUNDLE TARGET [--beside]
 passepartout task verify BUNDLE --model M [--json] [any option of vLLM's engine]       (server/verify.py)
 passepartout task canary BUNDLE --model M [--picture FILE --question TEXT]  (training/canary_command.py)
 passepartout task import tvp|m2pt|peft …, passepartout task export peft …: see `prompts.cli_interchange`
@@ -52,6 +53,17 @@ def main(argv: list[str]) -> int:
     return status
 
 
+class _Verb(argparse.ArgumentParser):
+    """Whose own usage is printed beside words too many, where argparse prints that of the whole."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, but with nothing left over."""
+        given, left = super().parse_known_args(args, namespace)
+        if left:
+            self.error(f"unrecognized arguments: {' '.join(left)}")
+        return given, left
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="passepartout task",
@@ -59,8 +71,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_WITH_A_MODEL,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    metavar = "show|verify|preview|frame|put|import|export|pull|push"
-    verbs = parser.add_subparsers(title="commands", required=True, metavar=metavar)
+    metavar = "show|verify|preview|frame|put|import|export|pull|push|canary"
+    kind: type[argparse.ArgumentParser] = _Verb
+    verbs = parser.add_subparsers(title="commands", required=True, metavar=metavar, parser_class=kind)
     for name, run, meaning in (
         ("show", _show, "print what a bundle holds"),
         ("verify", _verify, "check a bundle: ok and its digest, or every fault"),

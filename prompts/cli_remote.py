@@ -13,7 +13,7 @@ from prompts.remote_lock import Lock
 __all__ = ["add_pull", "add_push"]
 
 _PULL = "bring the bundles of a store elsewhere into a folder; only what changed is fetched"
-_PUSH = "copy a bundle into a store elsewhere, under its task's name"
+_PUSH = "copy a bundle into a store elsewhere, under its task's name; what it replaces is told"
 _WHERE = "hf://owner/repo[@revision][/folder], s3://…, gs://… or what else fsspec opens"
 
 
@@ -29,10 +29,11 @@ def add_pull(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
 
 
 def add_push(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add `push BUNDLE TARGET`."""
+    """Add `push BUNDLE TARGET [--beside]`."""
     push = verbs.add_parser("push", help=_PUSH, description=f"{_PUSH}.")
     push.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
     push.add_argument("target", metavar="TARGET", help=_WHERE)
+    push.add_argument("--beside", action="store_true", help="as a version that waits until it is activated")
     push.set_defaults(run=_push)
 
 
@@ -44,6 +45,8 @@ def _pull(given: argparse.Namespace) -> int:
         cure = "push it, or write the lock again"
         missing = fault(name, expected="the bundle of the lock", came="nothing", cure=cure)
         refused.setdefault(name, [missing])
+    for name in report.unnamed:
+        _say(f"{name}: not named by the lock, left there; `task pull --lock FILE` writes it again")
     for name, digest in sorted(report.bundles.items()):
         print(f"{name} {digest}")
     if refused:
@@ -54,7 +57,7 @@ def _pull(given: argparse.Namespace) -> int:
 
 
 def _push(given: argparse.Namespace) -> int:
-    print(push_bundle(given.bundle, given.target, progress=_say))
+    print(push_bundle(given.bundle, given.target, beside=given.beside, progress=_say))
     return 0
 
 

@@ -157,23 +157,24 @@ class RecordError(InputError):
 
 
 class PictureRequiredError(InputError):
-    """The task named works on a picture, and the request carries none."""
+    """The task named works on a picture, and the request carries none.
+
+    `field`: where it has its text; a `prompt` can carry no picture.
+    """
 
     code = "picture_required"
 
-    def __init__(self, task: str) -> None:
+    def __init__(self, task: str, field: str = "messages") -> None:
         self.task = task
-        super().__init__(
-            fault(
-                "messages",
-                expected=f"at least one picture (task {shown(task)} acts on pictures alone)",
-                came="text alone",
-                cure="add an image_url part or leave the task out",
-            )
-        )
+        self.field = field
+        cure = "add an image_url part or leave the task out"
+        if field == "prompt":
+            cure = "ask at /v1/chat/completions with an image_url part, or leave the task out"
+        expected = f"at least one picture (task {shown(task)} acts on pictures alone)"
+        super().__init__(fault(field, expected=expected, came="text alone", cure=cure))
 
-    def __reduce__(self) -> tuple[type["PictureRequiredError"], tuple[str]]:
-        return type(self), (self.task,)
+    def __reduce__(self) -> tuple[type["PictureRequiredError"], tuple[str, str]]:
+        return type(self), (self.task, self.field)
 
 
 class NoFrameError(InputError):
@@ -197,22 +198,25 @@ class NoFrameError(InputError):
 
 
 class TaskNotFoundError(InputError):
-    """No task of that name is served. `name`: what was asked for; `known`: the names that are served."""
+    """No task of that name is served. `name`: what was asked for; `known`: the names that are served;
+    `is_limited`: those of them that the asking key may ask."""
 
     code = "task_not_found"
 
-    def __init__(self, name: str, known: Collection[str]) -> None:
+    def __init__(self, name: str, known: Collection[str], is_limited: bool = False) -> None:
         self.name = name
         self.known = sorted(known)
-        expected = ", ".join(self.known[:_KNOWN_SHOWN]) or "none (no task is loaded)"
+        self.is_limited = is_limited
+        nothing = "none that this key may ask" if is_limited else "none (no task is loaded)"
+        expected = ", ".join(self.known[:_KNOWN_SHOWN]) or nothing
         more = len(self.known) - _KNOWN_SHOWN
         expected += f" and {more} more" if more > 0 else ""
         super().__init__(
             fault("task", expected=f"one of: {expected}", came=shown(name), cure="GET /v1/tasks lists them")
         )
 
-    def __reduce__(self) -> tuple[type["TaskNotFoundError"], tuple[str, list[str]]]:
-        return type(self), (self.name, self.known)
+    def __reduce__(self) -> tuple[type["TaskNotFoundError"], tuple[str, list[str], bool]]:
+        return type(self), (self.name, self.known, self.is_limited)
 
 
 class ModelNotFoundError(InputError):

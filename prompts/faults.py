@@ -31,20 +31,20 @@ def fault(field: str, *, expected: str, came: str, cure: str) -> str:
     return f"{field}: expected {expected}, came {came}; {cure}"
 
 
-def validation_faults(error: "ValidationError", *, source: str = "") -> list[str]:
+def validation_faults(error: "ValidationError", *, source: str = "", kind: str = "file") -> list[str]:
     """Translate a pydantic error into one fault per broken field.
 
-    `source` (a file's name, say) is put before each field's dotted name. Of very many the first are told,
-    and how many more there are.
+    `source` (a file's name, say) is put before each field's dotted name; `kind` says what is to be
+    corrected where it is no JSON. Of very many the first are told, and how many more there are.
     """
     found = error.errors(include_url=False)
-    faults = [_one_fault(detail, source) for detail in found[:_MOST_FAULTS]]
+    faults = [_one_fault(detail, source, kind) for detail in found[:_MOST_FAULTS]]
     if (more := len(found) - _MOST_FAULTS) > 0:
         faults.append(f"{source or '(top level)'}: {more} more faults like these")
     return faults
 
 
-def _one_fault(detail: object, source: str) -> str:
+def _one_fault(detail: object, source: str, corrected: str) -> str:
     assert isinstance(detail, dict)  # pydantic's ErrorDetails
     field = ".".join(str(part) for part in detail["loc"])
     where = ": ".join(part for part in (source, field) if part) or "(top level)"
@@ -55,7 +55,7 @@ def _one_fault(detail: object, source: str) -> str:
         return fault(where, expected="a value", came="nothing", cure=_CURES[kind])
     message = detail["msg"].removeprefix("Value error, ")
     if kind == "json_invalid":
-        return fault(where, expected="valid JSON", came=message, cure="correct the file")
+        return fault(where, expected="valid JSON", came=message, cure=f"correct the {corrected}")
     if kind == "value_error":
         return ": ".join(part for part in (source, field, message) if part)
     expected = re.sub(r"^\w+ should be ", "", message)  # "Input should be 1" -> "1"

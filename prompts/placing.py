@@ -7,11 +7,9 @@ from prompts.errors import BundleError, StoreError
 from prompts.faults import fault
 from prompts.routing import Route, Share, change_route, read_routing
 from prompts.store import folders_by_name
-from prompts.versions import WAITING_MARK, choose, is_waiting
+from prompts.versions import choose, is_waiting, waiting_folder
 
 __all__ = ["find_bundle", "put_bundle"]
-
-_FOLDER_DIGITS = 12
 
 
 def find_bundle(folder: Path, name: str) -> Bundle:
@@ -46,7 +44,7 @@ def put_bundle(folder: Path, bundle: Bundle, name: str, *, beside: bool = False)
     folder.mkdir(parents=True, exist_ok=True)
     manifest = bundle.manifest.model_copy(update={"name": name})
     if beside:
-        place = folder / f"{name}{WAITING_MARK}{bundle.digest[:_FOLDER_DIGITS]}"
+        place = folder / waiting_folder(name, bundle.digest)
         return save_bundle(place, manifest, bundle.tensors, bundle.canary)
     found = [path for path in folders_by_name(folder).get(name, []) if not is_waiting(path)]
     places = found or [folder / name]

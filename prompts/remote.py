@@ -20,7 +20,15 @@ from prompts.bundle_files import MANIFEST_FILE, TENSORS_FILE
 from prompts.canary import CANARY_FILE
 from prompts.errors import BundleError, SourceError
 from prompts.faults import fault
-from prompts.remote_files import Progress, asking, digest_file, open_remote, path_of, too_large
+from prompts.remote_files import (
+    Progress,
+    announced_digest,
+    asking,
+    digest_file,
+    open_remote,
+    path_of,
+    too_large,
+)
 from prompts.remote_lock import Lock
 from prompts.routing import MAX_ROUTING_BYTES, ROUTING_FILE, read_routing
 
@@ -29,7 +37,7 @@ __all__ = ["Source", "SyncReport"]
 _FILES = (MANIFEST_FILE, TENSORS_FILE, CANARY_FILE)
 _STATE_FILE = ".source.json"
 _LOCK_FILE = ".source.lock"
-_MAX_BYTES, _MAX_DIGEST_BYTES = 8 << 30, 4096
+_MAX_BYTES = 8 << 30
 _MARKS = ("ETag", "etag", "md5Hash", "blob_id", "last_commit", "LastModified", "mtime", "created", "ino")
 """What the backends of fsspec tell of a file that changes with its content."""
 
@@ -37,12 +45,14 @@ _MARKS = ("ETag", "etag", "md5Hash", "blob_id", "last_commit", "LastModified", "
 @dataclass
 class SyncReport:
     """What one look at a source came to. `bundles`: folder name -> digest of all that are here now; `came`,
-    `went`: folders; `refused`: folder -> why what lies at the source is not taken."""
+    `went`: folders; `refused`: folder -> why what lies at the source is not taken; `unnamed`: folders there
+    that the lock does not name, which is no fault."""
 
     bundles: dict[str, str] = field(default_factory=dict)
     came: list[str] = field(default_factory=list)
     went: list[str] = field(default_factory=list)
     refused: dict[str, list[str]] = field(default_factory=dict)
+    unnamed: list[str] = field(default_factory=list)
 
 
 class Source:
@@ -106,8 +116,7 @@ class Source:
     ) -> None:
         wanted = lock.bundles.get(name) if lock is not None else None
         if lock is not None and wanted is None:
-            cure = "write the lock again with `task pull --lock FILE`"
-            report.refused[name] = [fault(name, expected="a bundle of the lock", came="another", cure=cure)]
+            report.unnamed.append(name)
             return
         signature, here = _signature(files), known.get(name)
         is_here = here is not None and (folder / name).is_dir()
@@ -180,13 +189,7 @@ class Source:
         return found
 
     def _announced(self, name: str) -> str | None:
-        """The digest that stands beside a bundle, where one does."""
-        place = f"{self._root}/{digest_file(name)}"
-        if not self._fs.exists(place):
-            return None
-        if found := too_large(place, self._fs.info(place), _MAX_DIGEST_BYTES):
-            raise BundleError(Path(name), [found])
-        return self._fs.cat_file(place).decode("ascii", "replace").strip()
+        return announced_digest(self._fs, f"{self._root}/{digest_file(name)}")
 
     def _sync_routing(self, folder: Path, known: dict[str, list[str]]) -> None:
         """Takes the source's `routing.json` when it changes; a faulty one is not taken."""

@@ -10,9 +10,11 @@ from prompts.bundle_files import MANIFEST_FILE, TENSORS_FILE
 from prompts.canary import CANARY_FILE
 from prompts.errors import BundleError, SourceError
 from prompts.faults import fault, shown
+from prompts.versions import waiting_folder
 
 __all__ = [
     "Progress",
+    "announced_digest",
     "asking",
     "digest_file",
     "is_remote",
@@ -22,7 +24,12 @@ __all__ = [
     "too_large",
 ]
 
-_CURES = {"s3": "pip install s3fs", "gs": "pip install gcsfs", "gcs": "pip install gcsfs"}
+_CURES = {
+    "s3": "pip install 'passepartout-serve[s3]'",
+    "gs": "pip install 'passepartout-serve[gcs]'",
+    "gcs": "pip install 'passepartout-serve[gcs]'",
+}
+_MAX_DIGEST_BYTES = 4096
 Progress = Callable[[str], None]
 
 
@@ -32,9 +39,17 @@ def is_remote(location: str) -> bool:
 
 
 def push_bundle(
-    path: Path, target: str, *, progress: Progress = lambda said: None, filesystem: Any = None
+    path: Path,
+    target: str,
+    *,
+    beside: bool = False,
+    progress: Progress = lambda said: None,
+    filesystem: Any = None,
 ) -> str:
     """Copies a bundle to `target`, a store elsewhere, into a folder of its task's name; returns that.
+
+    `beside`: into a folder of its own, as a version that waits until it is activated. `progress` is told of
+    each file, and of another version that was there.
 
     Raises:
         BundleError: the bundle is faulty.
@@ -42,17 +57,21 @@ def push_bundle(
     """
     bundle = load_bundle(path)
     fs, root = (filesystem, path_of(target)) if filesystem is not None else open_remote(target)
-    place = f"{root}/{bundle.name}"
+    folder = waiting_folder(bundle.name, bundle.digest) if beside else bundle.name
+    place, note = f"{root}/{folder}", f"{root}/{digest_file(folder)}"
     with asking(target):
         fs.makedirs(place, exist_ok=True)
-        fs.pipe_file(f"{root}/{digest_file(bundle.name)}", f"{bundle.digest}\n".encode())
+        old = announced_digest(fs, note)
+        if old not in (None, bundle.digest) or (old is None and fs.exists(f"{place}/{MANIFEST_FILE}")):
+            progress(f"{folder}: replaces {f'the version {old}' if old else 'what was there'}")
+        fs.pipe_file(note, f"{bundle.digest}\n".encode())
         for name in (TENSORS_FILE, CANARY_FILE, MANIFEST_FILE):
             if (path / name).is_file():
                 progress(f"{name}: {(path / name).stat().st_size:,} bytes")
                 fs.put_file(str(path / name), f"{place}/{name}")
             elif fs.exists(f"{place}/{name}"):
                 fs.rm_file(f"{place}/{name}")
-    return f"{target.rstrip('/')}/{bundle.name}"
+    return f"{target.rstrip('/')}/{folder}"
 
 
 def open_remote(address: str) -> tuple[Any, str]:
@@ -100,6 +119,20 @@ def asking(address: str) -> Iterator[None]:
 def digest_file(name: str) -> str:
     """Where a bundle's digest is told, beside its folder: hidden, so that no store takes it for a bundle."""
     return f".{name}.digest"
+
+
+def announced_digest(fs: Any, place: str) -> str | None:
+    """The digest that stands beside a bundle, where one does.
+
+    Raises:
+        BundleError: the file is no digest's.
+    """
+    if not fs.exists(place):
+        return None
+    if found := too_large(place, fs.info(place), _MAX_DIGEST_BYTES):
+        raise BundleError(Path(PurePosixPath(place).name), [found])
+    text: str = fs.cat_file(place).decode("ascii", "replace").strip()
+    return text
 
 
 def too_large(place: str, about: Mapping[str, Any], most: int) -> str | None:

@@ -14,6 +14,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +34,7 @@ __all__ = [
     "change_route",
     "pick_share",
     "read_routing",
+    "same_parts",
 ]
 
 ROUTING_FILE = "routing.json"
@@ -136,6 +138,16 @@ def pick_share(name: str, shares: Sequence[Share], sticky: str) -> Share:
         if point < 0:
             return one
     raise AssertionError("the point lies below the sum of the weights")
+
+
+def same_parts(one: Sequence[Share], other: Sequence[Share]) -> bool:
+    """Whether both send the same parts of the traffic to the same versions, whatever the weights' sums."""
+    return _parts(one) == _parts(other)
+
+
+def _parts(shares: Sequence[Share]) -> list[tuple[str, Fraction]]:
+    total = sum(one.weight for one in shares)
+    return [(one.digest, Fraction(one.weight, total)) for one in shares]
 
 
 def _without_waiting(path: str, flags: int) -> int:

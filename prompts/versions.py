@@ -11,9 +11,19 @@ from prompts.bundle import Bundle
 from prompts.faults import fault
 from prompts.routing import ROUTING_FILE, Route, Routing, Share
 
-__all__ = ["WAITING_MARK", "Choice", "choose", "is_waiting", "slot_name", "slots_of", "task_of"]
+__all__ = [
+    "WAITING_MARK",
+    "Choice",
+    "choose",
+    "is_waiting",
+    "slot_name",
+    "slots_of",
+    "task_of",
+    "waiting_folder",
+]
 
 WAITING_MARK = "@"
+_FOLDER_DIGITS = 12
 _SLOT_DIGITS = 16
 
 
@@ -56,6 +66,11 @@ def choose(versions: Mapping[str, Sequence[Bundle]], routing: Routing) -> Choice
 def is_waiting(path: Path | None) -> bool:
     """Whether a bundle's folder says that it is not to serve before it is activated."""
     return path is not None and WAITING_MARK in path.name
+
+
+def waiting_folder(name: str, digest: str) -> str:
+    """The folder of a version that waits until it is activated."""
+    return f"{name}{WAITING_MARK}{digest[:_FOLDER_DIGITS]}"
 
 
 def slot_name(name: str, digest: str, position: int) -> str:

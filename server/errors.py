@@ -21,7 +21,6 @@ from prompts.errors import (
     OverloadedError,
     PassepartoutError,
     PictureError,
-    PictureRequiredError,
     PreconditionError,
     RateLimitError,
     ReadOnlyStoreError,
@@ -68,7 +67,6 @@ _FIELD: dict[type[PassepartoutError], str] = {
     TaskConflictError: "task",
     ModelNotFoundError: "model",
     UnsupportedError: "task",
-    PictureRequiredError: "messages",
     PictureError: "messages",
 }
 

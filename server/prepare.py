@@ -8,13 +8,13 @@ from typing import Any
 
 from prompts.errors import InputError, PictureRequiredError, TaskNotFoundError, UnsupportedError
 from prompts.faults import fault, shown
-from server.access.caller import may_see, require_task
+from server.access.caller import not_found, require_task
 from server.engine.handles import MODALITY, RESERVED_HASH_PREFIX
 from server.pictures import Picture, find_pictures, require_readable
 from server.resolve import TASK_HEADER, named_task, split_alias
 from server.served import ServedTask
 from server.service import Service
-from server.surface import ROUTES, Route
+from server.surface import ROUTES, Route, Shape
 from server.usage import apply_usage
 
 __all__ = ["Asked", "parse_body", "prepare_body", "resolve_task"]
@@ -78,7 +78,7 @@ def resolve_task(asked: Asked, route: Route | None, service: Service) -> ServedT
     try:
         return service.tasks.find(name, asked.sticky)
     except TaskNotFoundError as error:
-        raise TaskNotFoundError(name, [one for one in error.known if may_see(one)]) from None
+        raise not_found(name, error.known) from None
 
 
 async def prepare_body(
@@ -108,7 +108,7 @@ async def prepare_body(
     body = _without_alias(asked.body, service)
     if task is not None:
         if task.needs_picture and route.generates and not pictures:
-            raise PictureRequiredError(task.name)
+            raise PictureRequiredError(task.name, "prompt" if route.shape is Shape.TEXT else "messages")
         _check_prompt_logprobs(body, task)
         usage = task.bundle.manifest.usage
         body = apply_usage(body, usage, shape=route.shape, generates=route.generates)

@@ -95,7 +95,9 @@ def _details(service: Service) -> dict[str, Any]:
         faults = sorted(service.tasks.faults.items())
         details["refused"] = [{"bundle": entry, "faults": found} for entry, found in faults]
         if (source := service.source) is not None:
-            details["source"] = {"status": "away" if source.is_away else "read", "refused": source.refused}
+            status = "away" if source.is_away else "read"
+            told = {"status": status, "refused": source.refused, "not_named_by_lock": source.unnamed}
+            details["source"] = told
     if book is not None and is_admin():
         details["keys_refused"] = book.faults
     return details

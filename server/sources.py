@@ -18,13 +18,15 @@ __all__ = ["FollowedSource", "first_look"]
 @dataclass
 class FollowedSource:
     """`folder`: where the bundles are brought to; `lock_file`: what may come. `is_away`: the last look
-    failed; `refused`: folder at the source -> why it is not taken."""
+    failed; `refused`: folder at the source -> why it is not taken; `unnamed`: folders there that the lock
+    does not name."""
 
     source: Source
     folder: Path
     lock_file: Path | None = None
     is_away: bool = False
     refused: dict[str, list[str]] = field(default_factory=dict)
+    unnamed: list[str] = field(default_factory=list)
 
     async def look(self) -> bool:
         """Bring the folder to what the source holds; whether anything came."""
@@ -40,7 +42,9 @@ class FollowedSource:
         for name, faults in report.refused.items():
             if self.refused.get(name) != faults:
                 logger.error("bundle %s of the source is not taken: %s", name, "; ".join(faults))
-        self.is_away, self.refused = False, report.refused
+        if report.unnamed != self.unnamed:
+            logger.info("the lock does not name of the source: %s", ", ".join(report.unnamed) or "nothing")
+        self.is_away, self.refused, self.unnamed = False, report.refused, report.unnamed
         return bool(report.came or report.went)
 
     def _sync(self) -> SyncReport:

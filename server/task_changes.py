@@ -21,7 +21,7 @@ from prompts.errors import (
     VersionRefusedError,
 )
 from prompts.faults import fault, shown
-from prompts.routing import Route, Share, change_route, read_routing
+from prompts.routing import Route, Share, change_route, read_routing, same_parts
 from server.log import logger
 from server.service import Service
 from server.task_wishes import etag_of, wanted_shares
@@ -68,13 +68,12 @@ async def apply_shares(
     def change(route: Route | None) -> Route | None:
         if route != seen.route:
             _refuse_changed()
-        if route is not None and route.shares == shares:
-            return route
         if is_rollback and route is not None:
             if route.before[-1:] != (shares,):
                 _refuse_changed()
             return Route(shares=shares, before=route.before[:-1])
-        return (route or Route(shares=seen.shares)).turned_to(shares)
+        base = route or Route(shares=seen.shares)  # the same parts: no step to roll back
+        return base if same_parts(base.shares, shares) else base.turned_to(shares)
 
     await asyncio.to_thread(change_route, folder, name, change)
     try:

@@ -32,7 +32,7 @@ from prompts.errors import (
 from prompts.faults import fault
 from prompts.frame import preview
 from prompts.routing import Share
-from server.access.caller import may_see, require_task
+from server.access.caller import may_see, not_found, require_task
 from server.audit import Change, audit
 from server.describe import FILTERS, describe, describe_version, keep_asked
 from server.middleware import DIGEST_HEADER
@@ -94,7 +94,7 @@ def _add_reading(router: APIRouter, service: Service) -> None:
         require_task(name)
         versions = service.tasks.versions.get(name)
         if not versions:
-            raise TaskNotFoundError(name, [one.name for one in seen_tasks(service)])
+            raise not_found(name, service.tasks.named())
         shares = wanted_shares(service, name)
         data = [describe_version(one, shares, service.loader) for one in versions]
         listed = {"object": "list", "task": name, "data": data}
@@ -168,7 +168,7 @@ def _shown(service: Service, name: str) -> JSONResponse:
 def _first(service: Service, name: str) -> ServedTask:
     task = service.tasks.named().get(name)
     if task is None:
-        raise TaskNotFoundError(name, [one.name for one in seen_tasks(service)])
+        raise not_found(name, service.tasks.named())
     return task
 
 

@@ -17,7 +17,7 @@ from server.service import Service
 
 __all__ = ["Wish", "etag_of", "previous_shares", "read_wish", "wanted_shares", "wished_shares"]
 
-_LEAST_PREFIX = 6
+_LEAST_PREFIX = 6  # the message of `_said` has it in words
 _WORD_LENGTH = 64
 
 Word = Annotated[str, StringConstraints(min_length=1, max_length=_WORD_LENGTH)]
@@ -49,7 +49,7 @@ def read_wish(raw: bytes) -> Wish:
     try:
         return Wish.model_validate_json(raw.strip() or b"{}")
     except ValidationError as error:
-        raise InputError("; ".join(validation_faults(error))) from error
+        raise InputError("; ".join(validation_faults(error, kind="body"))) from error
 
 
 def etag_of(shares: Sequence[Share]) -> str:
@@ -79,7 +79,7 @@ def wished_shares(service: Service, name: str, wish: Wish) -> tuple[Share, ...]:
         return (Share(digest=_the_version(name, versions, wish).digest),)
     weights: dict[str, int] = {}
     for word, weight in wish.traffic.items():
-        digest = _find(name, versions, word).digest
+        digest = _find(name, versions, word, "traffic").digest
         weights[digest] = weights.get(digest, 0) + weight
     if max(weights.values()) > MAX_WEIGHT:  # one version under two words
         expected, cure = f"at most {MAX_WEIGHT} for a version", "name each version once"
@@ -117,28 +117,31 @@ def previous_shares(service: Service, folder: Path, name: str) -> tuple[Share, .
 
 
 def _the_version(name: str, versions: Sequence[Bundle], wish: Wish) -> Bundle:
-    word = wish.version if wish.version is not None else wish.digest
-    if word is not None:
-        return _find(name, versions, word, by_label=wish.digest is None, by_digest=wish.version is None)
+    if wish.digest is not None:
+        return _find(name, versions, wish.digest, "digest")
+    if wish.version is not None:
+        return _find(name, versions, wish.version, "version")
     if len(versions) == 1:
         return versions[0]
-    raise VersionNotFoundError(_said(name, versions, "nothing"))
+    raise VersionNotFoundError(_said(name, versions, "nothing", "version"))
 
 
-def _find(
-    name: str, versions: Sequence[Bundle], word: str, *, by_label: bool = True, by_digest: bool = True
-) -> Bundle:
-    """The one version of that label, or whose digest begins so."""
-    labelled = [one for one in versions if one.version == word] if by_label else []
-    is_prefix = by_digest and len(word) >= _LEAST_PREFIX
+def _find(name: str, versions: Sequence[Bundle], word: str, field: str) -> Bundle:
+    """The one version of that label (not in `digest`), or whose digest begins so (not in `version`)."""
+    labelled = [one for one in versions if one.version == word and field != "digest"]
+    is_prefix = field != "version" and len(word) >= _LEAST_PREFIX
     found = labelled or [one for one in versions if is_prefix and one.digest.startswith(word)]
     if len(found) != 1:
-        raise VersionNotFoundError(_said(name, versions, shown(word)))
+        raise VersionNotFoundError(_said(name, versions, shown(word), field))
     return found[0]
 
 
-def _said(name: str, versions: Sequence[Bundle], came: str) -> str:
+def _said(name: str, versions: Sequence[Bundle], came: str, field: str) -> str:
     listed: Mapping[str, str] = {one.digest[:12]: one.version for one in versions}
     expected = ", ".join(f"{label} ({digest})" for digest, label in listed.items())
-    cure = f"GET /v1/tasks/{name}/versions lists them; name one by its digest where labels are the same"
-    return fault("version", expected=f"one of {expected}", came=came, cure=cure)
+    cure = f"GET /v1/tasks/{name}/versions lists them; "
+    if field == "digest":
+        cure += "give six digits or more of the digest of one"
+    else:
+        cure += "name one by its digest where labels are the same"
+    return fault(field, expected=f"one of {expected}", came=came, cure=cure)

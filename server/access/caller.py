@@ -5,15 +5,15 @@ starts for the request inherit it. None: the server was started without keys, an
 """
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from hashlib import sha256
 
-from prompts.errors import ForbiddenError
+from prompts.errors import ForbiddenError, TaskNotFoundError
 from prompts.faults import fault, shown
 
-__all__ = ["ALL_TASKS", "CURRENT_CALLER", "Caller", "is_admin", "may_see", "require_task"]
+__all__ = ["ALL_TASKS", "CURRENT_CALLER", "Caller", "is_admin", "may_see", "not_found", "require_task"]
 
 ALL_TASKS = "*"
 
@@ -47,6 +47,11 @@ class Caller:
             return self.cache_salt
         return hmac.new(self.cache_salt.encode(), own.encode("utf-8", "surrogatepass"), sha256).hexdigest()
 
+    @property
+    def is_scraper(self) -> bool:
+        """Whether the metrics are all that it may have."""
+        return self.metrics and not (self.admin or self.base or self.tasks)
+
     def may_ask(self, task: str | None) -> bool:
         """Whether it may ask that task; None is the base model."""
         if self.admin:
@@ -68,6 +73,13 @@ def may_see(task: str) -> bool:
     """Whether the current caller may know of a task."""
     caller = CURRENT_CALLER.get()
     return caller is None or caller.may_ask(task)
+
+
+def not_found(task: str, known: Iterable[str]) -> TaskNotFoundError:
+    """Says of a task that is not served which of the `known` ones the current caller may ask."""
+    caller = CURRENT_CALLER.get()
+    is_limited = caller is not None and not caller.admin and ALL_TASKS not in caller.tasks
+    return TaskNotFoundError(task, [one for one in known if may_see(one)], is_limited)
 
 
 def require_task(task: str | None) -> None:

@@ -198,10 +198,16 @@ async def _no_better() -> None:
 
 
 def _require_level(caller: Caller, level: Level) -> None:
-    if caller.admin or level in (Level.PUBLIC, Level.USER):
+    if caller.admin or level is Level.PUBLIC:
+        return
+    if level is Level.USER and not caller.is_scraper:
         return
     if level is Level.METRICS and caller.metrics:
         return
+    if level is Level.USER:
+        cure = "ask with another key, or have the operator add `tasks` or `base: true` to this one"
+        expected, came = "one with `tasks` or `base`", "one for the metrics alone"
+        raise ForbiddenError(fault("key", expected=expected, came=came, cure=cure))
     word = "metrics" if level is Level.METRICS else "admin"
     cure = f"ask with a key that has `{word}: true`"
     raise ForbiddenError(fault("key", expected=f"one with `{word}`", came="one without", cure=cure))

@@ -32,6 +32,10 @@ _REDIRECTS = frozenset(
 _MAX_REDIRECTS = 3
 _PORTS = {"http": 80, "https": 443}
 _LONGEST_URL = 8192
+_ELSEWHERE = (
+    "this server fetches no pictures from there: send it as data:image/png;base64,…, "
+    "or have the operator name the host with --picture-hosts"
+)
 _HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "passepartout"}
 
 
@@ -125,8 +129,8 @@ class Fetcher:
                 fault(
                     place,
                     expected="an address of a host that this server fetches from" if self.hosts else "data:",
-                    came="another",
-                    cure="send the picture as data:image/png;base64,…",
+                    came="an address elsewhere",
+                    cure=_ELSEWHERE,
                 )
             )
         return url

@@ -34,6 +34,20 @@ def whole(tmp_path: Path) -> Path:
     return tmp_path / "whole"
 
 
+def test_words_too_many_are_told_with_the_usage_of_their_verb(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, prog in (
+        (["preview", str(whole), "out.png"], "preview"),
+        (["import", "m2pt", "a", "b", "--base", "m", "c"], "import m2pt"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["task", *words])
+        said = capsys.readouterr().err
+        assert said.startswith(f"usage: passepartout task {prog} ")
+        assert f"unrecognized arguments: {words[-1]}" in said
+
+
 def test_show_says_what_a_bundle_holds(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["task", "show", str(whole)]) == 0
     shown = " ".join(capsys.readouterr().out.split())

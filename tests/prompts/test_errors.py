@@ -75,6 +75,7 @@ def test_the_unknown_task_is_told_which_there_are() -> None:
         "task: expected one of: a, b, came 'x'; "
     )
     assert "none (no task is loaded)" in str(errors.TaskNotFoundError("x", []))
+    assert "none that this key may ask" in str(errors.TaskNotFoundError("x", [], is_limited=True))
     many = str(errors.TaskNotFoundError("x" * 10_000, [f"t{i:03}" for i in range(500)]))
     assert "and 480 more" in many
     assert len(many) < 500

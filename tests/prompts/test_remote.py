@@ -81,7 +81,7 @@ def test_a_lock_lets_nothing_else_in(tmp_path: Path) -> None:
         save_frame(tmp_path / "two", name, scale=0.5)
         push_bundle(tmp_path / "two", SHOP)
     report = Source(SHOP).sync(store, lock=lock)
-    assert sorted(report.refused) == ["dots", "lines"]
+    assert (list(report.refused), report.unnamed) == (["lines"], ["dots"])
     assert scan_store(store).bundles["lines"].digest == one.digest
 
 
@@ -189,7 +189,7 @@ def test_a_state_that_is_none_is_begun_anew(tmp_path: Path) -> None:
 
 def test_an_address_that_cannot_be_opened_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
-    with pytest.raises(SourceError, match="pip install s3fs"):
+    with pytest.raises(SourceError, match=r"pip install 'passepartout-serve\[s3\]'"):
         Source("s3://bucket/tasks")
     with pytest.raises(SourceError, match="hf://"):
         Source("nosuch://bucket")
@@ -215,6 +215,28 @@ def test_pull_and_push_are_commands(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["task", "pull", shop, str(tmp_path / "store"), "--locked", lock]) == 2
     assert f"expected {one.digest}" in capsys.readouterr().err
     assert scan_store(tmp_path / "store").bundles["lines"].digest == one.digest
+
+
+def test_push_says_what_it_replaces_or_puts_beside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], memory: Any
+) -> None:
+    one = save_frame(tmp_path / "one", "lines")
+    two = save_frame(tmp_path / "two", "lines", scale=0.5)
+
+    def push(made: str, *options: str) -> tuple[str, str]:
+        assert main(["task", "push", str(tmp_path / made), SHOP, *options]) == 0
+        told = capsys.readouterr()
+        return told.out, told.err
+
+    assert "replaces" not in push("one")[1] + push("one")[1]
+    assert push("two", "--beside")[0] == f"{SHOP}/lines@{two.digest[:12]}\n"
+    store = tmp_path / "store"
+    assert sorted(Source(SHOP).sync(store).came) == ["lines", f"lines@{two.digest[:12]}"]
+    scan = scan_store(store)
+    assert (scan.bundles["lines"].digest, len(scan.versions["lines"])) == (one.digest, 2)
+    assert f"lines: replaces the version {one.digest}" in push("two")[1]
+    memory.rm("/shop/tasks/.lines.digest")
+    assert "lines: replaces what was there" in push("one")[1]
 
 
 def test_a_lock_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -195,4 +195,7 @@ def test_a_task_that_is_a_frame_alone_wants_a_picture(site: Site) -> None:
     assert (response.status_code, error["code"]) == (400, "picture_required")
     assert "add an image_url part" in error["message"]
     completion = site.client.post("/v1/completions", json={"prompt": "?", "task": "framed"})
-    assert completion.json()["error"]["code"] == "picture_required"
+    error = completion.json()["error"]
+    assert (error["code"], error["param"]) == ("picture_required", "prompt")
+    assert error["message"].startswith("prompt: ")
+    assert "ask at /v1/chat/completions" in error["message"]

@@ -70,7 +70,7 @@ def test_what_comes_at_the_source_is_served_and_away_it_says_so(tmp_path: Path) 
         push_bundle(tmp_path / "two", SHOP)
         while service.tasks.find("lines").digest != two.digest:
             await asyncio.sleep(0.01)
-        assert (await ready(server))["source"] == {"status": "read", "refused": {}}
+        assert (await ready(server))["source"] == {"status": "read", "refused": {}, "not_named_by_lock": []}
         service.source.source = Source(SHOP, filesystem=Away())
         while not service.source.is_away:
             await asyncio.sleep(0.01)
@@ -110,6 +110,36 @@ def test_a_lock_is_held_by_the_server_too(tmp_path: Path) -> None:
     followed = FollowedSource(Source(SHOP), tmp_path / "cache", tmp_path / "lock")
     assert asyncio.run(followed.look()) is False
     assert "digest (lock)" in followed.refused["lines"][0]
+
+
+def test_a_task_that_the_lock_does_not_name_is_no_fault(tmp_path: Path) -> None:
+    one = save_frame(tmp_path / "one", "lines")
+    for name in ("lines", "dots"):
+        save_frame(tmp_path / name, name)
+        push_bundle(tmp_path / name, SHOP)
+    Lock(bundles={"lines": one.digest}).write(tmp_path / "lock")
+    store = tmp_path / "cache"
+    first_look(SHOP, store, tmp_path / "lock")
+    server = make_server()
+
+    async def healthy() -> bool:
+        return True
+
+    async def story() -> tuple[dict[str, Any], dict[str, Any]]:
+        service = server.service
+        service.engine_is_healthy = healthy
+        await start(service, ServeConfig(tasks=store), base_names=("base",), loader=FakeLoader())
+        service.source = FollowedSource(Source(SHOP), store, tmp_path / "lock")
+        await service.source.look()
+        unnamed = await ready(server)
+        Lock(bundles={"lines": "0" * 64}).write(tmp_path / "lock")
+        await service.source.look()
+        return unnamed, await ready(server)
+
+    unnamed, differing = asyncio.run(story())
+    assert (unnamed["status"], list(unnamed["tasks"])) == ("ready", ["lines"])
+    assert unnamed["source"] == {"status": "read", "refused": {}, "not_named_by_lock": ["dots"]}
+    assert (differing["status"], list(differing["source"]["refused"])) == ("degraded", ["lines"])
 
 
 def test_a_copy_is_changed_at_its_source_alone(tmp_path: Path) -> None:

@@ -46,6 +46,9 @@ def test_a_user_is_no_admin_and_a_scraper_no_user(guarded: Guarded) -> None:
     assert code(guarded.get("all", "/metrics")) == (403, "forbidden")
     assert code(guarded.get("scraper", "/metrics"))[0] == 404
     assert code(guarded.ask("scraper")) == (403, "forbidden")
+    for path in ("/v1/models", "/v1/tasks", "/v1/tasks/plain", "/version", "/docs"):
+        assert code(guarded.get("scraper", path)) == (403, "forbidden")
+    assert guarded.get("scraper", "/ready").status_code == 503  # public; the fake's engine is not up
     assert code(guarded.ask("all", "/v1/tasks/plain", "DELETE")) == (403, "forbidden")
 
 
@@ -86,6 +89,10 @@ def test_a_key_asks_its_tasks_and_no_others(guarded: Guarded) -> None:
     assert code(missing) == (404, "task_not_found")
     assert "plain" in missing.json()["error"]["message"]
     assert "classes" not in missing.json()["error"]["message"]
+    del guarded.server.service.tasks.tasks["plain"]
+    for none_left in (guarded.ask("one", task="nosuch"), guarded.get("one", "/v1/tasks/nosuch")):
+        assert "one of: none that this key may ask, came 'nosuch'" in none_left.json()["error"]["message"]
+    assert "classes" in guarded.ask("boss", task="nosuch").json()["error"]["message"]
     assert guarded.ask("all").status_code == guarded.ask("boss", task="classes").status_code == 200
 
 
