@@ -12,6 +12,7 @@ from typing import Any
 from prompts.remote_files import is_remote
 from server.config import ServeConfig, is_option, set_environment
 from server.sources import first_look
+from server.starting import ended_by_signals
 
 __all__ = ["add_options", "main"]
 
@@ -95,13 +96,14 @@ def main(argv: list[str]) -> int:
     if given.tasks is not None or not any(one.partition("=")[0] in ("--config", "--help") for one in rest):
         ServeConfig.from_namespace(given)  # faults in seconds, not after vLLM's import
     set_environment()
-    from server.vllm_cli import parse, run  # imports vLLM, which reads the environment
+    with ended_by_signals():
+        from server.vllm_cli import parse, run  # imports vLLM, which reads the environment
 
-    args = parse(argv, prog=PROG, add_options=add_options)
-    config = ServeConfig.from_namespace(args)
-    if config.source:
-        first_look(config.source, config.tasks, config.tasks_lock)
-    run(args, config)
+        args = parse(argv, prog=PROG, add_options=add_options)
+        config = ServeConfig.from_namespace(args)
+        if config.source:
+            first_look(config.source, config.tasks, config.tasks_lock)
+        run(args, config)
     return 0
 
 

@@ -1,11 +1,13 @@
 """Seam: vLLM's command line and the start of its server, in this process. Written for vLLM 0.32.
 
-Used: `make_arg_parser`, `validate_parsed_serve_args` (`vllm.entrypoints.launchers.cli_args`), and
-`ServeSubcommand.cmd` (`vllm.entrypoints.cli.serve`). The command `vllm` itself is not: in the CPU wheel it
+Used: `make_arg_parser`, `validate_parsed_serve_args` (`vllm.entrypoints.launchers.cli_args`),
+`ServeSubcommand.cmd` (`vllm.entrypoints.cli.serve`), and `setup_server` and `run_server_worker`
+(`vllm.entrypoints.launchers.api_server.entry`). The command `vllm` itself is not: in the CPU wheel it
 fails when it looks up its own version.
 """
 
 import argparse
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import entry_points
@@ -15,8 +17,10 @@ from prompts.errors import ConfigError, UnsupportedError
 from prompts.faults import fault, shown
 from server.config import PLUGIN_NAME, ServeConfig, find_api_keys, find_trace_endpoint, has_cache_size
 from server.engine.plugin import WORKER_EXTENSION
+from server.log import logger
+from server.starting import address_fault, check_address, comes_to_listen
 
-__all__ = ["cache_bytes", "configure", "parse", "run"]
+__all__ = ["cache_bytes", "configure", "parse", "run", "serve_alone"]
 
 BASE_NAME = "base"
 
@@ -42,7 +46,12 @@ def parse(
 
 
 def run(args: argparse.Namespace, config: ServeConfig) -> None:
-    """Serve until stopped."""
+    """Serve until stopped.
+
+    Raises:
+        ConfigError, UnsupportedError: as `configure`; or the server cannot listen where it is told to.
+    """
+    import uvloop
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
     from vllm.logger import configure_logging_from_args
@@ -52,7 +61,39 @@ def run(args: argparse.Namespace, config: ServeConfig) -> None:
     configure(args, config, is_cpu=current_platform.is_cpu())
     configure_logging_from_args(args)
     ServeSubcommand().validate(args)
-    ServeSubcommand.cmd(args)
+    if not args.headless and args.uds is None:
+        check_address(args.host, args.port)
+    if current_platform.is_cpu() and not args.enforce_eager:
+        logger.info("the first start on a store compiles, minutes on a CPU; --enforce-eager leaves it out")
+    if args.headless or args.api_server_count not in (None, 1):
+        ServeSubcommand.cmd(args)
+    else:
+        uvloop.run(serve_alone(args))
+
+
+async def serve_alone(args: argparse.Namespace) -> None:
+    """What `ServeSubcommand.cmd` does for one API server, in this process, but for its handler of SIGTERM.
+
+    vLLM's would stand in place of ours until it listens (`server/starting.py`).
+
+    Raises:
+        ConfigError: another server came to listen on the address meanwhile.
+    """
+    from vllm.entrypoints.launchers.api_server import entry
+    from vllm.utils.system_utils import decorate_logs
+
+    args.model, args.api_server_count = args.model_tag or args.model, None
+    decorate_logs("APIServer", skip_if_decorated=True)
+    address, sock = entry.setup_server(args, reuse_port=False)
+    serving = asyncio.create_task(entry.run_server_worker(address, sock, args))
+    listening = asyncio.create_task(comes_to_listen(sock))
+    await asyncio.wait({serving, listening}, return_when=asyncio.FIRST_COMPLETED)
+    if not serving.done() and not listening.result():
+        serving.cancel()
+        await asyncio.wait({serving})
+        raise address_fault(args.host, args.port, "another server listens there by now")
+    listening.cancel()
+    await serving
 
 
 def configure(args: argparse.Namespace, config: ServeConfig, *, is_cpu: bool) -> None:

@@ -1,8 +1,12 @@
 """Our options and vLLM's on one command line, and what is put into vLLM's before it starts."""
 
 import argparse
+import asyncio
+import signal
+import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +14,8 @@ from prompts.errors import ConfigError, UnsupportedError
 from server.cli import add_options
 from server.config import ServeConfig
 from server.engine.plugin import WORKER_EXTENSION
-from server.vllm_cli import configure, parse
+from server.starting import ended_by_signals
+from server.vllm_cli import configure, parse, serve_alone
 from tests.server.real import COMMAND, plain_environment
 
 pytestmark = pytest.mark.engine
@@ -117,6 +122,48 @@ def test_engines_side_by_side_have_one_front_end(tmp_path: Path) -> None:
 def test_servers_that_load_no_plugins_are_refused(tmp_path: Path, option: str) -> None:
     with pytest.raises(UnsupportedError, match=option):
         configured(parsed(tmp_path, "m", option))
+
+
+def served_by(worker: Any, args: argparse.Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`serve_alone` with all of vLLM's server but its engine."""
+    from vllm.entrypoints.launchers.api_server import entry
+
+    monkeypatch.setattr(entry, "run_server_worker", worker)
+    monkeypatch.setattr("vllm.utils.system_utils.decorate_logs", lambda *args, **options: None)
+    with ended_by_signals():
+        asyncio.run(serve_alone(args))
+
+
+def test_our_handlers_stay_while_the_engine_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+
+    async def worker(address: str, sock: socket.socket, args: argparse.Namespace) -> None:
+        seen.extend([signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT), args.model])
+        sock.close()
+
+    args = configured(parsed(tmp_path, "m", "--host", "127.0.0.1", "--port", "0"))
+    served_by(worker, args, monkeypatch)
+    with ended_by_signals():
+        ours = signal.getsignal(signal.SIGTERM)
+    assert seen == [ours, ours, "m"]
+
+
+def test_a_server_that_cannot_listen_ends_with_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[bool] = []
+
+    async def worker(address: str, sock: socket.socket, args: argparse.Namespace) -> None:
+        sock.close()  # as uvloop does where it cannot listen
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    args = configured(parsed(tmp_path, "m", "--host", "127.0.0.1", "--port", "0"))
+    with pytest.raises(ConfigError, match="another server listens there by now"):
+        served_by(worker, args, monkeypatch)
+    assert ended == [True]
 
 
 def test_the_command_says_what_is_wrong_and_exits_with_2(tmp_path: Path) -> None:
