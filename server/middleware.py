@@ -108,7 +108,7 @@ class _Exchange:
         A bundle that was exchanged while its task was cold cannot be read any more: then the next look at the
         store says what the name means now.
         """
-        require_fields(self._asked.body)
+        require_fields(self._asked.body, open_fields=self._service.access.open_fields)
         self._resolve()  # before anything is fetched for it
         self._asked = await fetch_pictures(self._asked, self._route, self._service)
         stale: StaleBundleError | None = None

@@ -18,12 +18,14 @@ class Access:
     """Made when the middleware is attached, filled before the server listens.
 
     `book`: the keys of `--keys`, None: the server is open. `open_keys`: vLLM's `--api-key` of an open server.
+    `open_fields`: what its clients may send of what `server.access.fields` refuses.
     `gate`: the queue; `max_body_mb`: the cap on a body, in MB.
     """
 
     clock: Clock = time.monotonic
     book: KeyBook | None = None
     open_keys: OpenKeys = field(default_factory=OpenKeys)
+    open_fields: frozenset[str] = frozenset()
     max_body_mb: int = 64
     gate: Gate = field(init=False)
 

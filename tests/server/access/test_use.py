@@ -167,7 +167,23 @@ def test_prompts_are_salted_by_who_asks(guarded: Guarded) -> None:
     assert salt("free", cache_salt=salts["all"]) not in salts.values()
 
 
+@pytest.mark.parametrize("path", [CHAT, "/v1/embeddings"])
+def test_an_open_server_refuses_them_too_unless_the_operator_allows_them(
+    unguarded: Guarded, path: str
+) -> None:
+    sent = {"chat_template_kwargs": {"a": 1}}
+    refused = unguarded.ask(None, path, **sent)
+    assert code(refused) == (403, "forbidden")
+    assert "--allow-fields chat_template" in refused.json()["error"]["message"]
+    assert code(unguarded.get(None, "/v1/responses/resp_1")) == (403, "forbidden")
+    unguarded.server.service.access.open_fields = frozenset({"chat_template", "stored_responses"})
+    assert unguarded.ask(None, path, **sent).status_code == 200
+    assert code(unguarded.ask(None, path, priority=-1)) == (403, "forbidden")
+    assert unguarded.get(None, "/v1/responses/resp_1").status_code == 404
+
+
 def test_an_open_server_salts_nothing(unguarded: Guarded) -> None:
+    unguarded.server.service.access.open_fields = frozenset({"cache_salt"})
     assert unguarded.ask(None).status_code == 200
     assert "cache_salt" not in unguarded.server.engine.prompts[-1]
     assert unguarded.ask(None, cache_salt="mine").status_code == 200

@@ -39,8 +39,8 @@ def test_the_options_fill_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_vllms_keys_are_taken_where_there_is_no_file(tmp_path: Path) -> None:
-    access = filled(ServeConfig(tasks=tmp_path), api_key=["theirs"])
-    assert access.book is None
+    access = filled(ServeConfig(tasks=tmp_path, allow_fields="uuid"), api_key=["theirs"])
+    assert (access.book, access.open_fields) == (None, {"uuid"})
     access.open_keys.require(Headers({"Authorization": "Bearer theirs"}))
     with pytest.raises(InvalidKeyError):
         access.open_keys.require(Headers({"Authorization": "Bearer others"}))
