@@ -46,6 +46,7 @@ _HELP: dict[str, tuple[str, str]] = {
     "audit_log": ("FILE", "who changed which task, a line of JSON each; stderr has them anyway"),
     "max_queued": ("N", "requests that wait for the engine; more are answered 503 at once"),
     "max_body_mb": ("N", "larger requests are refused while they are read"),
+    "max_bodies_mb": ("N", "all requests that a front end holds; for what goes beyond it the answer is 503"),
     "picture_hosts": (
         "A,B",
         "hosts to fetch pictures from: NAME, NAME:PORT or *.NAME; none: pictures come as data: alone",

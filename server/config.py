@@ -71,7 +71,8 @@ class ServeConfig:
     `keys`: the file of keys (`server.access.keys`); None: the server is open. `allow_fields`: words of
     `server.access.fields`, with commas between, that are then for all. `audit_log`: the file that
     changes of tasks are written to, beside stderr. `max_queued`: requests beyond
-    those that the engine runs at a time. `max_body_mb`: a request's body. `picture_hosts`: names, with commas
+    those that the engine runs at a time. `max_body_mb`: a request's body; `max_bodies_mb`: all that
+    one process holds. `picture_hosts`: names, with commas
     between, that pictures may be fetched from; `max_pictures` of a request; `max_picture_mb` and
     `picture_seconds` of each that is fetched. `log_format`: `text` or `json`. `drain_seconds`: that requests
     under way have to end once the server is told to stop.
@@ -98,6 +99,7 @@ class ServeConfig:
     audit_log: Path | None = None
     max_queued: int = field(default=512, metadata=_MAY_BE_0)
     max_body_mb: int = 64
+    max_bodies_mb: int = 1024
     picture_hosts: str = ""
     max_pictures: int = 32
     max_picture_mb: int = 16
@@ -114,6 +116,9 @@ class ServeConfig:
             if isinstance(value := getattr(self, one.name), int)
             and value < (least := one.metadata.get("least", 1))
         ]
+        if self.max_bodies_mb < self.max_body_mb:
+            expected, came = f"--max-body-mb ({self.max_body_mb}) or more", str(self.max_bodies_mb)
+            faults.append(fault("--max-bodies-mb", expected=expected, came=came, cure="give a larger number"))
         if len(self.pinned) >= self.max_device_tasks > 0 and self.pinned:
             came, cure = f"{len(self.pinned)} names", "pin fewer, or raise --max-device-tasks"
             expected = f"fewer than --max-device-tasks ({self.max_device_tasks}): the others need a place too"

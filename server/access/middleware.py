@@ -107,9 +107,9 @@ class AccessMiddleware:
         else:  # the task middleware watches them; probes and admins are told all
             send = out.send
         try:
-            with self._counted(account) if is_work else nullcontext():
+            with self._counted(account) if is_work else nullcontext(), self._access.bodies.share() as take:
                 if level is not Level.PUBLIC and scope["type"] == "http":
-                    raw = await read_body(scope, receive, max_mb=self._access.max_body_mb)
+                    raw = await read_body(scope, receive, max_mb=self._access.max_body_mb, take=take)
                     if raw is None:
                         return
                     receive = replay(raw, receive)

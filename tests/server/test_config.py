@@ -42,6 +42,11 @@ def test_the_file_of_keys_is_read_with_the_options(tmp_path: Path) -> None:
     assert named == ["--max-body-mb", "--tasks", "keys.0.sha256.0", "keys.0.surprise"]
 
 
+def test_all_bodies_have_room_for_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--max-bodies-mb: expected --max-body-mb \(64\) or more"):
+        ServeConfig(tasks=tmp_path, max_bodies_mb=63)
+
+
 def test_fields_are_opened_by_known_words_and_without_keys_alone(tmp_path: Path) -> None:
     assert ServeConfig(tasks=tmp_path).open_fields == frozenset()
     assert ServeConfig(tasks=tmp_path, allow_fields="uuid, priority,").open_fields == {"uuid", "priority"}

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from server.access.body import Bodies
 from server.access.caller import CURRENT_CALLER
 from server.access.gate import Gate
 from server.vllm_engine import watch_encode
@@ -102,6 +103,45 @@ def test_a_body_is_counted_while_it_is_read(guarded: Guarded) -> None:
     assert (code(declared), read) == ((413, "request_too_large"), [])
     assert guarded.server.service.access.gate.under_way == 0
     assert guarded.ask("all", filler="x" * 900_000).status_code == 200
+
+
+def test_a_body_that_does_not_come_is_waited_for_no_longer(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.access.body._BODY_SECONDS", 0.0)
+
+    async def half() -> Any:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    async def ask(client: httpx.AsyncClient) -> httpx.Response:
+        return await client.post(CHAT, content=half(), headers={"Authorization": "Bearer key-of-slow"})
+
+    refused = guarded.run(ask)
+    assert code(refused) == (408, "request_timeout")
+    assert refused.headers["Connection"] == "close"
+    assert guarded.server.seen == []
+    assert guarded.server.service.access.bodies.held == 0
+    monkeypatch.undo()
+    assert guarded.ask("slow").status_code == 200  # which may ask one at a time
+
+
+def test_bodies_are_held_up_to_a_number_of_bytes(guarded: Guarded) -> None:
+    bodies = guarded.server.service.access.bodies = Bodies(1)
+    guarded.server.engine.pause_seconds = 0.05
+
+    async def two(client: httpx.AsyncClient) -> list[httpx.Response]:
+        headers = {"Authorization": "Bearer key-of-all"}
+        asked = [
+            client.post(CHAT, json=QUESTION | {"filler": "x" * 600_000}, headers=headers) for _ in range(2)
+        ]
+        return list(await asyncio.gather(*asked))
+
+    first, second = guarded.run(two)
+    assert (first.status_code, code(second)) == (200, (503, "overloaded"))
+    assert second.headers["Retry-After"] == "1"
+    assert bodies.held == 0
+    assert guarded.ask("all", filler="x" * 600_000).status_code == 200
 
 
 @pytest.mark.parametrize(
