@@ -24,7 +24,8 @@
     │   ├── ForbiddenError            the key is known and may not do this
     │   ├── RouteNotFoundError        a path that is none of the server's
     │   ├── RateLimitError            the key asked too much; it may ask again later
-    │   └── TooLargeError             more bytes or more pictures than the server reads
+    │   ├── TooLargeError             more bytes or more pictures than the server reads
+    │   └── TooSlowError              a body that does not come in time
     └── InternalError                 ours to cure (HTTP 5xx)
         ├── OverloadedError           more requests than the server queues; ask again later
         │   └── DrainingError         the server stops; another one, or the next, answers
@@ -73,6 +74,7 @@ __all__ = [
     "TaskConflictError",
     "TaskNotFoundError",
     "TooLargeError",
+    "TooSlowError",
     "UnsupportedError",
     "VersionNotFoundError",
     "VersionRefusedError",
@@ -341,6 +343,12 @@ class TooLargeError(InputError):
     """A request of more bytes, or with more or larger pictures, than the server reads."""
 
     code = "request_too_large"
+
+
+class TooSlowError(InputError):
+    """A request whose body did not come in the time that the server waits for one."""
+
+    code = "request_timeout"
 
 
 class InternalError(PassepartoutError):

@@ -24,13 +24,15 @@ from prompts.remote_files import (
     Progress,
     announced_digest,
     asking,
+    copy_at_most,
     digest_file,
     open_remote,
     path_of,
-    too_large,
+    signature_of,
 )
 from prompts.remote_lock import Lock
-from prompts.routing import MAX_ROUTING_BYTES, ROUTING_FILE, read_routing
+from prompts.remote_routing import RoutingCopy
+from prompts.routing import ROUTING_FILE
 
 __all__ = ["Source", "SyncReport"]
 
@@ -38,8 +40,6 @@ _FILES = (MANIFEST_FILE, TENSORS_FILE, CANARY_FILE)
 _STATE_FILE = ".source.json"
 _LOCK_FILE = ".source.lock"
 _MAX_BYTES = 8 << 30
-_MARKS = ("ETag", "etag", "md5Hash", "blob_id", "last_commit", "LastModified", "mtime", "created", "ino")
-"""What the backends of fsspec tell of a file that changes with its content."""
 
 
 @dataclass
@@ -69,14 +69,15 @@ class Source:
         self._fs, self._root = (
             (filesystem, path_of(address)) if filesystem is not None else open_remote(address)
         )
+        self._routing = RoutingCopy(self._fs)
 
     def sync(
         self, folder: Path, *, lock: Lock | None = None, progress: Progress = lambda said: None
     ) -> SyncReport:
         """Bring `folder` to what the source holds; folders of other names in it are left alone.
 
-        A bundle that is faulty, half written or not as `lock` says is refused, and what was here stays; but
-        not under a name that `lock` does not have.
+        A bundle that is faulty, half written, unreadable there or not as `lock` says is refused, and what was
+        here stays; but not under a name that `lock` does not have.
         `progress` is told of each bundle that is fetched.
 
         Raises:
@@ -93,13 +94,16 @@ class Source:
             _drop(folder, known.keys() - lock.bundles.keys(), known, report)
         with asking(self.address):
             self._fs.invalidate_cache()
-            found = self._bundles()
+            entries = {PurePosixPath(one["name"]).name: one for one in self._fs.ls(self._root, detail=True)}
+        found = self._bundles(entries, report)
+        report.bundles |= {one: known[one][1] for one in report.refused.keys() & known.keys()}
         try:
             for name, files in sorted(found.items()):
                 self._sync_one(folder, name, files, known, lock, report, progress)
-            _drop(folder, known.keys() - found.keys(), known, report)
+            _drop(folder, known.keys() - found.keys() - report.refused.keys(), known, report)
             with asking(self.address):
-                self._sync_routing(folder, known)
+                is_file = entries.get(ROUTING_FILE, {}).get("type") == "file"
+                self._routing.sync(folder, entries[ROUTING_FILE] if is_file else None, known)
         finally:  # what came before something went wrong is not fetched at each look
             _write_state(folder, known)
         return report
@@ -118,13 +122,13 @@ class Source:
         if lock is not None and wanted is None:
             report.unnamed.append(name)
             return
-        signature, here = _signature(files), known.get(name)
+        signature, here = signature_of(files), known.get(name)
         is_here = here is not None and (folder / name).is_dir()
         if here is None or not is_here or here[0] != signature or (wanted or here[1]) != here[1]:
             try:
                 digest = self._fetch(folder, name, files, wanted, progress)
-            except BundleError as error:
-                report.refused[name] = list(error.faults)
+            except (BundleError, SourceError) as error:
+                report.refused[name] = list(error.faults) if isinstance(error, BundleError) else [str(error)]
                 if is_here and here is not None:
                     report.bundles[name] = here[1]
                 return
@@ -143,7 +147,7 @@ class Source:
         """Downloads a bundle beside its place, looks at it, and moves it there; returns its digest."""
         with asking(self.address):
             announced = self._announced(name)
-        seen = _signature(files), announced, wanted
+        seen = signature_of(files), announced, wanted
         if name in self._refused and self._refused[name][0] == seen:
             raise self._refused[name][1]
         draft = folder / f".{name}.{secrets.token_hex(4)}.new"
@@ -165,24 +169,30 @@ class Source:
 
     def _download(self, draft: Path, files: Mapping[str, Mapping[str, Any]], progress: Progress) -> None:
         size = sum(int(one.get("size") or 0) for one in files.values())
-        if size > _MAX_BYTES:
-            cure = "take it out of the source"
-            raise BundleError(draft, [fault("files", expected="8 GiB at most", came="more", cure=cure)])
+        _require_small(draft, size)
         progress(f"{draft.name[1:].rsplit('.', 2)[0]}: {size:,} bytes")
         draft.mkdir()
+        came = 0  # which may be more than the listing said
         with asking(self.address):
             for file, info in files.items():
-                self._fs.get_file(info["name"], str(draft / file))
+                came += copy_at_most(self._fs, info["name"], draft / file, _MAX_BYTES + 1 - came)
+                _require_small(draft, came)
 
-    def _bundles(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """Folder name -> file name -> what the file system tells of it."""
+    def _bundles(
+        self, entries: Mapping[str, Mapping[str, Any]], report: SyncReport
+    ) -> dict[str, dict[str, dict[str, Any]]]:
+        """Folder name -> file name -> what the file system tells of it; what it cannot list is refused."""
         found: dict[str, dict[str, dict[str, Any]]] = {}
-        for entry in self._fs.ls(self._root, detail=True):
-            name = PurePosixPath(entry["name"]).name
+        for name, entry in entries.items():
             is_well_named = name.isprintable() and not name.startswith(".")
             if entry["type"] != "directory" or not is_well_named or name in ("", ROUTING_FILE):
                 continue
-            inside = self._fs.ls(entry["name"], detail=True)
+            try:
+                with asking(self.address):
+                    inside = self._fs.ls(entry["name"], detail=True)
+            except SourceError as error:
+                report.refused[name] = [str(error)]
+                continue
             files = {PurePosixPath(one["name"]).name: one for one in inside if one["type"] == "file"}
             if MANIFEST_FILE in files:
                 found[name] = {file: files[file] for file in _FILES if file in files}
@@ -190,29 +200,6 @@ class Source:
 
     def _announced(self, name: str) -> str | None:
         return announced_digest(self._fs, f"{self._root}/{digest_file(name)}")
-
-    def _sync_routing(self, folder: Path, known: dict[str, list[str]]) -> None:
-        """Takes the source's `routing.json` when it changes; a faulty one is not taken."""
-        place = f"{self._root}/{ROUTING_FILE}"
-        if not self._fs.isfile(place):
-            if known.pop(ROUTING_FILE, None) is not None:
-                (folder / ROUTING_FILE).unlink(missing_ok=True)
-            return
-        about = self._fs.info(place)
-        if found := too_large(place, about, MAX_ROUTING_BYTES):
-            raise SourceError(found)
-        signature = _signature({ROUTING_FILE: about})
-        if known.get(ROUTING_FILE, [""])[0] == signature:
-            return
-        draft = folder / f".routing.{secrets.token_hex(4)}"
-        try:
-            draft.mkdir()
-            self._fs.get_file(place, str(draft / ROUTING_FILE))
-            read_routing(draft)
-            (draft / ROUTING_FILE).replace(folder / ROUTING_FILE)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-        known[ROUTING_FILE] = [signature, ""]
 
 
 def _drop(folder: Path, names: set[str], known: dict[str, list[str]], report: SyncReport) -> None:
@@ -223,16 +210,17 @@ def _drop(folder: Path, names: set[str], known: dict[str, list[str]], report: Sy
         report.went.append(name)
 
 
+def _require_small(draft: Path, size: int) -> None:
+    if size > _MAX_BYTES:
+        expected, cure = f"at most {_MAX_BYTES:,} bytes", "take it out of the source"
+        raise BundleError(draft, [fault("files", expected=expected, came="more", cure=cure)])
+
+
 def _require_digest(path: Path, digest: str, **places: str | None) -> None:
     for place, expected in places.items():
         if expected is not None and expected != digest:
             cure = "it is being written, or is not what was meant: look again later"
             raise BundleError(path, [fault(f"digest ({place})", expected=expected, came=digest, cure=cure)])
-
-
-def _signature(files: Mapping[str, Mapping[str, Any]]) -> str:
-    told = {name: [one.get("size"), *(str(one.get(mark)) for mark in _MARKS)] for name, one in files.items()}
-    return json.dumps(told, sort_keys=True)
 
 
 def _read_state(folder: Path) -> dict[str, list[str]]:

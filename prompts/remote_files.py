@@ -1,5 +1,6 @@
 """File systems elsewhere, as fsspec opens them: addresses, their errors, and a bundle copied there."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -16,11 +17,13 @@ __all__ = [
     "Progress",
     "announced_digest",
     "asking",
+    "copy_at_most",
     "digest_file",
     "is_remote",
     "open_remote",
     "path_of",
     "push_bundle",
+    "signature_of",
     "too_large",
 ]
 
@@ -30,6 +33,9 @@ _CURES = {
     "gcs": "pip install 'passepartout-serve[gcs]'",
 }
 _MAX_DIGEST_BYTES = 4096
+_CHUNK = 1 << 20
+_MARKS = ("ETag", "etag", "md5Hash", "blob_id", "last_commit", "LastModified", "mtime", "created", "ino")
+"""What the backends of fsspec tell of a file that changes with its content."""
 Progress = Callable[[str], None]
 
 
@@ -127,12 +133,14 @@ def announced_digest(fs: Any, place: str) -> str | None:
     Raises:
         BundleError: the file is no digest's.
     """
-    if not fs.exists(place):
+    try:
+        about = fs.info(place)
+    except FileNotFoundError:
         return None
-    if found := too_large(place, fs.info(place), _MAX_DIGEST_BYTES):
+    if found := too_large(place, about, _MAX_DIGEST_BYTES):
         raise BundleError(Path(PurePosixPath(place).name), [found])
-    text: str = fs.cat_file(place).decode("ascii", "replace").strip()
-    return text
+    with fs.open(place, "rb") as file:
+        return bytes(file.read(_MAX_DIGEST_BYTES)).decode("ascii", "replace").strip()
 
 
 def too_large(place: str, about: Mapping[str, Any], most: int) -> str | None:
@@ -141,3 +149,20 @@ def too_large(place: str, about: Mapping[str, Any], most: int) -> str | None:
         return None
     name, cure = PurePosixPath(place).name, "take it out of the source"
     return fault(name, expected=f"at most {most} bytes", came="more", cure=cure)
+
+
+def copy_at_most(fs: Any, place: str, to: Path, most: int) -> int:
+    """Copies a file of `fs` here and returns its length in bytes: `most` of them at most, the rest is left,
+    whatever its listing said."""
+    left = most
+    with fs.open(place, "rb") as source, open(to, "wb") as file:
+        while left and (chunk := source.read(min(_CHUNK, left))):
+            file.write(chunk)
+            left -= len(chunk)
+    return most - left
+
+
+def signature_of(files: Mapping[str, Mapping[str, Any]]) -> str:
+    """Changes with the content of `files` (name -> what a listing tells of it)."""
+    told = {name: [one.get("size"), *(str(one.get(mark)) for mark in _MARKS)] for name, one in files.items()}
+    return json.dumps(told, sort_keys=True)

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
@@ -20,7 +21,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from prompts.errors import ReadOnlyStoreError, StoreError
+from prompts.errors import OverloadedError, ReadOnlyStoreError, StoreError
 from prompts.faults import fault, validation_faults
 from prompts.manifest import NAME_PATTERN, Part
 
@@ -40,6 +41,8 @@ __all__ = [
 ROUTING_FILE = "routing.json"
 MAX_WEIGHT = 1_000_000
 _LOCK_FILE = ".routing.lock"
+_PATIENCE_SECONDS, _PAUSE_SECONDS = 5.0, 0.02
+"""How long a change waits for others, and between two tries."""
 MAX_ROUTING_BYTES = 16 << 20
 _KEPT = 16
 _MAX_SHARES = 16
@@ -114,6 +117,7 @@ def change_route(folder: Path, name: str, change: Callable[[Route | None], Route
     Raises:
         StoreError: the file is not as it should be.
         ReadOnlyStoreError: it cannot be written.
+        OverloadedError: somebody else has held the lock for so long.
     """
     with _locked(folder):
         routing = read_routing(folder)
@@ -152,18 +156,32 @@ def _parts(shares: Sequence[Share]) -> list[tuple[str, Fraction]]:
 
 def _without_waiting(path: str, flags: int) -> int:
     """A pipe in the file's place would have its readers wait for ever."""
-    return os.open(path, flags | os.O_NONBLOCK)
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     with ExitStack() as stack:
         try:
-            lock = stack.enter_context(open(folder / _LOCK_FILE, "ab"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock = stack.enter_context(open(folder / _LOCK_FILE, "ab", opener=_without_waiting))
+            _take(lock.fileno())
         except OSError as error:
             raise _read_only(error) from error
         yield
+
+
+def _take(lock: int) -> None:
+    end = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() >= end:
+                cure = "ask again, or look which process holds it"
+                found = fault(_LOCK_FILE, expected="a lock that is given back", came="none", cure=cure)
+                raise OverloadedError(found, _PATIENCE_SECONDS) from error
+        time.sleep(_PAUSE_SECONDS)
 
 
 def _write(folder: Path, routing: Routing) -> None:

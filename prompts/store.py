@@ -15,7 +15,7 @@ from prompts.errors import BundleError, StoreError
 from prompts.faults import fault
 from prompts.manifest import Manifest
 from prompts.routing import ROUTING_FILE, Routing, Share, read_routing
-from prompts.versions import choose, is_waiting
+from prompts.versions import Choice, choose, is_waiting
 
 __all__ = [
     "StoreReader",
@@ -59,13 +59,15 @@ class StoreReader:
     def __init__(self, folder: Path) -> None:
         self._folder = Path(folder)
         self._seen: dict[Path, tuple[_Signature, Bundle | BundleError]] = {}
-        self._routing = Routing()
+        self._routing: Routing | None = None  # not read yet
+        self._routing_seen: tuple[tuple[int, ...], list[str]] | None = None
 
     def scan(self) -> StoreScan:
         """Load every bundle of the store; a bad one is listed and keeps no other from being served.
 
         Two bundles of one name are both refused where nothing says which is meant. A `routing.json` that
-        cannot be read is listed, and what it said before holds.
+        cannot be read is listed, and what it said before holds; where it was never read nothing is to serve,
+        as it may speak of any name.
 
         Raises:
             StoreError: the folder is missing or cannot be read.
@@ -83,7 +85,8 @@ class StoreReader:
                     same[found.digest] = found
         of_routing = self._follow_routing()
         listed = {name: tuple(each.values()) for name, each in versions.items()}
-        choice = choose(listed, self._routing)
+        undecided = Choice(undecided=set(listed))
+        choice = choose(listed, self._routing) if self._routing is not None else undecided
         for doubles in choice.doubles:
             faults |= _doubles(doubles)
         if found_faults := of_routing + choice.faults:
@@ -91,12 +94,22 @@ class StoreReader:
         return StoreScan(choice.bundles, faults, listed, choice.shares, choice.undecided)
 
     def _follow_routing(self) -> list[str]:
-        """Reads `routing.json`; its faults, with which it holds as it was before."""
+        """Reads `routing.json` where it changed; its faults, with which it holds as it was before."""
+        signature = _file_signature(self._folder / ROUTING_FILE)
+        if self._routing_seen is not None and self._routing_seen[0] == signature:
+            return self._routing_seen[1]
+        faults: list[str] = []
         try:
             self._routing = read_routing(self._folder)
         except StoreError as error:
-            return [str(error)]
-        return []
+            faults.append(str(error))
+            if isinstance(error.__cause__, OSError):  # what was wrong may lie outside the file
+                signature = None
+        if self._routing is None:
+            came, cure = "none since the start", "correct it: until then no task is served"
+            faults.append(fault(ROUTING_FILE, expected="one that can be read", came=came, cure=cure))
+        self._routing_seen = (signature, faults) if signature is not None else None
+        return faults
 
     def _read(self, path: Path) -> tuple[_Signature, Bundle | BundleError]:
         signature = _signature(path)  # before reading: what changes meanwhile is read again next time
@@ -162,6 +175,15 @@ def _signature(path: Path) -> _Signature:
     except OSError:
         return None
     return tuple(lines)
+
+
+def _file_signature(path: Path) -> tuple[int, ...] | None:
+    """None where there is no such file, or nobody can say."""
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_mode, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
 
 def _bundle_folders(folder: Path) -> list[Path]:

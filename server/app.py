@@ -19,6 +19,7 @@ from prompts.errors import StoreError
 from prompts.remote import Source
 from prompts.store import StoreReader
 from server.access.access import Access
+from server.access.body import Bodies
 from server.access.book import KeyBook
 from server.access.gate import Gate
 from server.access.middleware import AccessMiddleware
@@ -128,6 +129,8 @@ def fill_access(access: Access, config: ServeConfig, args: Namespace, engine_con
     at_a_time = engine_config.scheduler_config.max_num_seqs * args.data_parallel_size // share
     access.gate = Gate(access.clock, running=at_a_time, queued=config.max_queued)
     access.max_body_mb = config.max_body_mb
+    access.bodies = Bodies(config.max_bodies_mb)
+    access.open_fields = config.open_fields
     access.open_keys = OpenKeys.of(find_api_keys(args.api_key))
     if config.keys is not None:
         access.book = KeyBook.read(config.keys, secret=cache_secret(), clock=access.clock)

@@ -43,9 +43,11 @@ _HELP: dict[str, tuple[str, str]] = {
         "of a bundle whose canary the engine does not find again: refuse it, warn of it, or off: not asked",
     ),
     "keys": ("FILE", "who may ask what, and how much: docs/access.md; without it the server is open to all"),
+    "allow_fields": ("A,B", "fields that clients may send all the same, without --keys: docs/access.md"),
     "audit_log": ("FILE", "who changed which task, a line of JSON each; stderr has them anyway"),
     "max_queued": ("N", "requests that wait for the engine; more are answered 503 at once"),
     "max_body_mb": ("N", "larger requests are refused while they are read"),
+    "max_bodies_mb": ("N", "all requests that a front end holds; for what goes beyond it the answer is 503"),
     "picture_hosts": (
         "A,B",
         "hosts to fetch pictures from: NAME, NAME:PORT or *.NAME; none: pictures come as data: alone",

@@ -20,6 +20,7 @@ from prompts.faults import fault
 from prompts.picture import MAX_PIXELS
 from prompts.remote_files import is_remote
 from prompts.store import read_manifests
+from server.access.fields import FIELDS
 from server.access.keys import load_keys
 from server.capacity import plan_capacity
 from server.engine.facts import ADDITIONAL_CONFIG_KEY, Capacity
@@ -67,9 +68,11 @@ class ServeConfig:
     `store_seconds`: between two looks at the store, which is followed while the server runs; 0: never again.
     `canary`: what becomes of a bundle whose canary the engine does not find again: `refuse`, `warn`, or `off`
     (canaries are not asked).
-    `keys`: the file of keys (`server.access.keys`); None: the server is open. `audit_log`: the file that
+    `keys`: the file of keys (`server.access.keys`); None: the server is open. `allow_fields`: words of
+    `server.access.fields`, with commas between, that are then for all. `audit_log`: the file that
     changes of tasks are written to, beside stderr. `max_queued`: requests beyond
-    those that the engine runs at a time. `max_body_mb`: a request's body. `picture_hosts`: names, with commas
+    those that the engine runs at a time. `max_body_mb`: a request's body; `max_bodies_mb`: all that
+    one process holds. `picture_hosts`: names, with commas
     between, that pictures may be fetched from; `max_pictures` of a request; `max_picture_mb` and
     `picture_seconds` of each that is fetched. `log_format`: `text` or `json`. `drain_seconds`: that requests
     under way have to end once the server is told to stop.
@@ -92,9 +95,11 @@ class ServeConfig:
     store_seconds: float = 1.0
     canary: str = "refuse"
     keys: Path | None = None
+    allow_fields: str = ""
     audit_log: Path | None = None
     max_queued: int = field(default=512, metadata=_MAY_BE_0)
     max_body_mb: int = 64
+    max_bodies_mb: int = 1024
     picture_hosts: str = ""
     max_pictures: int = 32
     max_picture_mb: int = 16
@@ -111,6 +116,9 @@ class ServeConfig:
             if isinstance(value := getattr(self, one.name), int)
             and value < (least := one.metadata.get("least", 1))
         ]
+        if self.max_bodies_mb < self.max_body_mb:
+            expected, came = f"--max-body-mb ({self.max_body_mb}) or more", str(self.max_bodies_mb)
+            faults.append(fault("--max-bodies-mb", expected=expected, came=came, cure="give a larger number"))
         if len(self.pinned) >= self.max_device_tasks > 0 and self.pinned:
             came, cure = f"{len(self.pinned)} names", "pin fewer, or raise --max-device-tasks"
             expected = f"fewer than --max-device-tasks ({self.max_device_tasks}): the others need a place too"
@@ -135,6 +143,13 @@ class ServeConfig:
 
     def _access_faults(self) -> list[str]:
         faults = parse_hosts(self.picture_hosts)[1]
+        words = sorted(set(FIELDS.values()))
+        if unknown := sorted(self.open_fields.difference(words)):
+            expected, came = f"of {', '.join(words)}", ", ".join(unknown)
+            faults.append(fault("--allow-fields", expected=expected, came=came, cure="correct the word"))
+        if self.open_fields and self.keys is not None:
+            expected, cure = "no --keys beside it", "write `allow` to the keys that may"
+            faults.append(fault("--allow-fields", expected=expected, came="both", cure=cure))
         try:
             if self.keys is not None:
                 load_keys(self.keys)
@@ -164,6 +179,11 @@ class ServeConfig:
     def pinned(self) -> frozenset[str]:
         """The names of `pin_tasks`."""
         return frozenset(name for one in self.pin_tasks.split(",") if (name := one.strip()))
+
+    @property
+    def open_fields(self) -> frozenset[str]:
+        """The words of `allow_fields`."""
+        return frozenset(word for one in self.allow_fields.split(",") if (word := one.strip()))
 
     @property
     def hosts_of_pictures(self) -> list[Host]:

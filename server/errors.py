@@ -29,6 +29,7 @@ from prompts.errors import (
     TaskConflictError,
     TaskNotFoundError,
     TooLargeError,
+    TooSlowError,
     UnsupportedError,
     VersionNotFoundError,
     VersionRefusedError,
@@ -54,6 +55,7 @@ _STATUS: dict[type[PassepartoutError], HTTPStatus] = {
     RouteNotFoundError: HTTPStatus.NOT_FOUND,
     RateLimitError: HTTPStatus.TOO_MANY_REQUESTS,
     TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    TooSlowError: HTTPStatus.REQUEST_TIMEOUT,
     InputError: HTTPStatus.BAD_REQUEST,
     OverloadedError: HTTPStatus.SERVICE_UNAVAILABLE,
     CapacityError: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -106,6 +108,8 @@ def _headers(error: PassepartoutError, status: HTTPStatus) -> dict[str, str]:
     headers = {}
     if isinstance(error, InvalidKeyError):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, TooSlowError):
+        headers["Connection"] = "close"  # what still comes of it is read by nobody (RFC 9110, 15.5.9)
     unsaid = _BUSY_SECONDS if status == HTTPStatus.SERVICE_UNAVAILABLE else None
     if (seconds := getattr(error, "retry_seconds", unsaid)) is not None:
         headers["Retry-After"] = str(max(math.ceil(seconds), 1))

@@ -108,7 +108,7 @@ class _Exchange:
         A bundle that was exchanged while its task was cold cannot be read any more: then the next look at the
         store says what the name means now.
         """
-        require_fields(self._asked.body)
+        require_fields(self._asked.body, open_fields=self._service.access.open_fields)
         self._resolve()  # before anything is fetched for it
         self._asked = await fetch_pictures(self._asked, self._route, self._service)
         stale: StaleBundleError | None = None
@@ -136,7 +136,7 @@ class _Exchange:
             note(digest=self._task.digest)
 
     async def _answer(self, inner: ASGIApp, scope: Scope, receive: Receive, answer: Answer) -> None:
-        label, digest = self._label, self._task.digest if self._task is not None else None
+        label, digest = self._label, self._digest
         is_counted = self._route is not None and self._route.generates
         if is_counted:
             self._service.metrics.request_started(label, digest)
@@ -166,8 +166,13 @@ class _Exchange:
         note(error_code=CLIENT_CLOSED)
         if self._route is not None and self._route.generates:
             seconds = time.perf_counter() - self._started
-            self._service.metrics.request_started(self._label)
-            self._service.metrics.request_ended(self._label, seconds=seconds, error_code=CLIENT_CLOSED)
+            metrics, asked = self._service.metrics, (self._label, self._digest)
+            metrics.request_started(*asked)
+            metrics.request_ended(*asked, seconds=seconds, error_code=CLIENT_CLOSED)
+
+    @property
+    def _digest(self) -> str | None:
+        return self._task.digest if self._task is not None else None
 
     def _headers(self) -> dict[str, str]:
         if self._task is None:

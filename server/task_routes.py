@@ -11,8 +11,6 @@
 | `DELETE /v1/tasks/{name}`          | the task is served no more, its files stay; admins |
 """
 
-import asyncio
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,12 +28,12 @@ from prompts.errors import (
     VersionNotFoundError,
 )
 from prompts.faults import fault
-from prompts.frame import preview
 from prompts.routing import Share
 from server.access.caller import may_see, not_found, require_task
 from server.audit import Change, audit
 from server.describe import FILTERS, describe, describe_version, keep_asked
 from server.middleware import DIGEST_HEADER
+from server.previews import Previews
 from server.resolve import TASK_HEADER
 from server.served import ServedTask
 from server.service import Service
@@ -66,6 +64,8 @@ def seen_tasks(service: Service) -> list[ServedTask]:
 
 
 def _add_reading(router: APIRouter, service: Service) -> None:
+    previews = Previews()
+
     @router.get("/v1/tasks", openapi_extra=_FILTERED)
     async def list_tasks(request: Request) -> JSONResponse:
         """Every task that requests of this caller may name. Filters: method, on_device, q, prefix."""
@@ -84,7 +84,7 @@ def _add_reading(router: APIRouter, service: Service) -> None:
         """The task's frame as people see it, clipped to 8 bits. `digest`: of another version."""
         require_task(name)
         bundle = _first(service, name).bundle if digest is None else _version(service, name, digest)
-        png = await asyncio.to_thread(_draw, bundle)
+        png = await previews.png(bundle)
         headers = {TASK_HEADER: name, DIGEST_HEADER: bundle.digest}
         return Response(png, media_type="image/png", headers=headers)
 
@@ -192,9 +192,3 @@ def _store(service: Service) -> Path:
 
 def _removed(name: str) -> dict[str, Any]:
     return {"id": name, "object": "task.deleted", "deleted": True}
-
-
-def _draw(bundle: Bundle) -> bytes:
-    png = io.BytesIO()
-    preview(bundle).save(png, "PNG")
-    return png.getvalue()

@@ -1,39 +1,87 @@
-"""A request's body, read once and counted while it is read."""
+"""A request's body, read once, in its time, and counted while it is read."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope
 
-from prompts.errors import InputError, TooLargeError
+from prompts.errors import InputError, OverloadedError, TooLargeError, TooSlowError
 from prompts.faults import fault
 
-__all__ = ["read_body", "replay"]
+__all__ = ["Bodies", "read_body", "replay"]
 
 _MB = 1_000_000
+_BODY_SECONDS, _MB_SECONDS = 30.0, 1.0
+"""How long a body may take, and how much longer for each MB that has come."""
+_RETRY_SECONDS = 1.0
 
 
-async def read_body(scope: Scope, receive: Receive, *, max_mb: int) -> bytes | None:
-    """The whole body, None where the client went away.
+class Bodies:
+    """The bodies that one process holds at a time; `most_mb`: of all of them together, in MB."""
+
+    def __init__(self, most_mb: int) -> None:
+        self._most = most_mb * _MB
+        self.held = 0
+
+    @contextmanager
+    def share(self) -> Iterator[Callable[[int], None]]:
+        """One request's: what it gives is told of each chunk's length, and raises OverloadedError where there
+        is no room for it; all of it is free again afterwards."""
+        own = 0
+
+        def take(length: int) -> None:
+            nonlocal own
+            if self.held + length > self._most:
+                expected, cure = f"at most {self._most // _MB} MB of requests at a time", "ask again later"
+                found = fault("server", expected=expected, came="more", cure=cure)
+                raise OverloadedError(found, _RETRY_SECONDS)
+            own += length
+            self.held += length
+
+        try:
+            yield take
+        finally:
+            self.held -= own
+
+
+async def read_body(
+    scope: Scope, receive: Receive, *, max_mb: int, take: Callable[[int], None]
+) -> bytes | None:
+    """The whole body, None where the client went away. `take` is told of each chunk's length.
 
     Raises:
         InputError: more than one length, or one that is no number.
         TooLargeError: more than `max_mb` MB, by what the header says or by what comes.
+        TooSlowError: it did not come in 30 seconds and one more for each MB that has come.
+        OverloadedError: `take` has no room for it.
     """
     most = max_mb * _MB
     if _declared(scope) > most:
         raise _too_large(max_mb)
     chunks: list[bytes] = []
     length = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        chunk: bytes = message.get("body", b"")
-        length += len(chunk)
-        if length > most:
-            raise _too_large(max_mb)
-        chunks.append(chunk)
-        if not message.get("more_body", False):
-            return b"".join(chunks)
+    end = asyncio.get_running_loop().time() + _BODY_SECONDS
+    try:
+        async with asyncio.timeout_at(end) as limit:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                chunk: bytes = message.get("body", b"")
+                length += len(chunk)
+                if length > most:
+                    raise _too_large(max_mb)
+                take(len(chunk))
+                chunks.append(chunk)
+                if not message.get("more_body", False):
+                    return b"".join(chunks)
+                limit.reschedule(end + length / _MB * _MB_SECONDS)
+    except TimeoutError as error:
+        if limit.expired():
+            raise _too_slow() from error
+        raise
 
 
 def replay(raw: bytes, receive: Receive) -> Receive:
@@ -56,6 +104,11 @@ def _declared(scope: Scope) -> int:
         expected, cure = "one number", "let the HTTP library set it"
         raise InputError(fault("Content-Length", expected=expected, came="something else", cure=cure))
     return int(given[0][:20])
+
+
+def _too_slow() -> TooSlowError:
+    expected = f"all of it in {_BODY_SECONDS:.0f} seconds, and one more for each MB"
+    return TooSlowError(fault("body", expected=expected, came="less", cure="send it again"))
 
 
 def _too_large(max_mb: int) -> TooLargeError:

@@ -1,4 +1,6 @@
-"""Fields of requests that reach beyond the one who asks: refused unless the key's `allow` names them.
+"""Fields of requests that reach beyond the one who asks: refused unless the operator allows them.
+
+A key's `allow` names them; `--allow-fields` does on a server without keys, where nobody holds one.
 
     cache_salt        `cache_salt`: the server salts each key's prompts; one's own divides its part further
     chat_template     `chat_template`, `chat_template_kwargs`: Jinja that the server runs
@@ -41,35 +43,40 @@ _CARRIERS = ("sampling_params", "vllm_xargs")
 _MAX_DEPTH = 64
 
 
-def require_fields(body: Mapping[str, Any]) -> None:
-    """Refuse a body with fields that the current caller may not use.
+def require_fields(body: Mapping[str, Any], *, open_fields: frozenset[str]) -> None:
+    """Refuse a body with fields that the current caller may not use; `open_fields`: words for all, where the
+    server has no keys.
 
     Raises:
         ForbiddenError: names the first of them.
         InputError: it is nested deeper than any API's bodies are.
     """
-    caller = CURRENT_CALLER.get()
-    if caller is None or caller.admin:
-        return
+    allowed = _allowed(open_fields)
     for place, given in _objects(body):
         for field, word in FIELDS.items():
-            if given.get(field) and word not in caller.allow:
+            if given.get(field) and word not in allowed:
                 raise _refusal(place + field, word)
-    if "uuid" not in caller.allow:
+    if "uuid" not in allowed:
         for name, value in body.items():
             if name not in _FREE and (found := next(_uuids(value, name, 0), None)):
                 raise _refusal(found, "uuid")
 
 
-def require_stored_responses() -> None:
-    """Refuse a route that reads what vLLM keeps.
+def require_stored_responses(*, open_fields: frozenset[str]) -> None:
+    """Refuse a route that reads what vLLM keeps; `open_fields`: as for `require_fields`.
 
     Raises:
         ForbiddenError: the current caller may not.
     """
-    caller = CURRENT_CALLER.get()
-    if caller is not None and not caller.admin and "stored_responses" not in caller.allow:
+    if "stored_responses" not in _allowed(open_fields):
         raise _refusal("response_id", "stored_responses")
+
+
+def _allowed(open_fields: frozenset[str]) -> frozenset[str]:
+    caller = CURRENT_CALLER.get()
+    if caller is None:
+        return open_fields
+    return frozenset(FIELDS.values()) if caller.admin else caller.allow
 
 
 def _objects(body: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -97,5 +104,8 @@ def _uuids(value: object, place: str, depth: int) -> Iterator[str]:
 
 
 def _refusal(field: str, word: str) -> ForbiddenError:
-    cure = f"leave it out, or have the operator add `allow: [{word}]` to the key"
+    leave = f"start the server with --allow-fields {word}"
+    if CURRENT_CALLER.get() is not None:
+        leave = f"add `allow: [{word}]` to the key"
+    cure = f"leave it out, or have the operator {leave}"
     return ForbiddenError(fault(field, expected="no such field", came="one", cure=cure), field=field)

@@ -107,13 +107,13 @@ class AccessMiddleware:
         else:  # the task middleware watches them; probes and admins are told all
             send = out.send
         try:
-            with self._counted(account) if is_work else nullcontext():
+            with self._counted(account) if is_work else nullcontext(), self._access.bodies.share() as take:
                 if level is not Level.PUBLIC and scope["type"] == "http":
-                    raw = await read_body(scope, receive, max_mb=self._access.max_body_mb)
+                    raw = await read_body(scope, receive, max_mb=self._access.max_body_mb, take=take)
                     if raw is None:
                         return
                     receive = replay(raw, receive)
-                    _require_use(path, raw if is_work else None)
+                    _require_use(path, raw if is_work else None, self._access.open_fields)
                 elif scope["type"] == "websocket":
                     require_task(None)
                     _require_no_task(scope)
@@ -169,17 +169,17 @@ def _route(scope: Scope) -> tuple[str, Level]:
     return path, level
 
 
-def _require_use(path: str, raw: bytes | None) -> None:
-    """What a key must have for a route that the task middleware passes over; `raw`: the body of work to do.
+def _require_use(path: str, raw: bytes | None, open_fields: frozenset[str]) -> None:
+    """What one must be allowed where the task middleware passes over; `raw`: the body of work to do.
 
     Raises:
         ForbiddenError: the current caller may not.
     """
     if needs_store(path):
-        require_stored_responses()
+        require_stored_responses(open_fields=open_fields)
     elif raw is not None and path not in ROUTES:
         require_task(None)
-        require_fields(parse_body(raw))
+        require_fields(parse_body(raw), open_fields=open_fields)
 
 
 def _require_no_task(scope: Scope) -> None:

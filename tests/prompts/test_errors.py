@@ -30,6 +30,7 @@ EXAMPLES = [
     errors.RouteNotFoundError("nowhere"),
     errors.RateLimitError("later", 1.5),
     errors.TooLargeError("too much"),
+    errors.TooSlowError("too slow"),
     errors.OverloadedError("later", 2.5),
     errors.DrainingError("elsewhere", 1.0),
     errors.ModelNotFoundError("no such model"),

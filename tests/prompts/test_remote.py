@@ -163,13 +163,9 @@ def test_files_beside_the_bundles_are_fetched_only_where_they_are_small(tmp_path
         def __getattr__(self, name: str) -> Any:
             return getattr(memory, name)
 
-        def cat_file(self, place: str) -> Any:
+        def open(self, place: str, mode: str) -> Any:
             fetched.append(place)
-            return memory.cat_file(place)
-
-        def get_file(self, place: str, here: str) -> None:
-            fetched.append(place)
-            memory.get_file(place, here)
+            return memory.open(place, mode)
 
     source = Source(SHOP, filesystem=Watched())
     with pytest.raises(SourceError, match=r"routing\.json: expected at most"):
@@ -177,6 +173,78 @@ def test_files_beside_the_bundles_are_fetched_only_where_they_are_small(tmp_path
     memory.rm("/shop/tasks/routing.json")
     assert "at most 4096 bytes" in source.sync(tmp_path / "store").refused["lines"][0]
     assert fetched == []
+
+
+class Shut:
+    """The file system in memory, some of whose places nobody may read. `opened`: what was read."""
+
+    def __init__(self, memory: Any, *shut: str) -> None:
+        self._memory, self.shut = memory, set(shut)
+        self.opened: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._memory, name)
+
+    def open(self, place: str, mode: str) -> Any:
+        self.opened.append(place)
+        if place in self.shut:
+            raise PermissionError("403")
+        return self._memory.open(place, mode)
+
+    def ls(self, place: str, detail: bool) -> Any:
+        if place in self.shut:
+            raise PermissionError("403")
+        return self._memory.ls(place, detail=detail)
+
+
+@pytest.mark.parametrize("shut", ["/shop/tasks/dots", "/shop/tasks/dots/tensors.safetensors"])
+def test_what_cannot_be_read_keeps_no_other_from_coming(tmp_path: Path, memory: Any, shut: str) -> None:
+    for name in ("dots", "lines"):
+        save_frame(tmp_path / name, name)
+        push_bundle(tmp_path / name, SHOP)
+    store, fs = tmp_path / "store", Shut(memory, shut)
+    report = Source(SHOP, filesystem=fs).sync(store)
+    assert (report.came, list(report.refused)) == (["lines"], ["dots"])
+    assert "403" in report.refused["dots"][0]
+    fs.shut.clear()
+    assert Source(SHOP, filesystem=fs).sync(store).came == ["dots"]
+    save_frame(tmp_path / "dots", "dots", scale=0.5)
+    push_bundle(tmp_path / "dots", SHOP)
+    fs.shut.add(shut)
+    report = Source(SHOP, filesystem=fs).sync(store)
+    assert (report.went, sorted(report.bundles), list(report.refused)) == ([], ["dots", "lines"], ["dots"])
+    assert sorted(scan_store(store).bundles) == ["dots", "lines"]
+
+
+def test_more_than_the_listing_says_is_not_taken(
+    tmp_path: Path, memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Lying(Shut):
+        def ls(self, place: str, detail: bool) -> Any:
+            return [one | {"size": 1} for one in memory.ls(place, detail=detail)]
+
+    monkeypatch.setattr("prompts.remote._MAX_BYTES", 2000)
+    save_frame(tmp_path / "one", "lines")
+    push_bundle(tmp_path / "one", SHOP)
+    source, store = Source(SHOP, filesystem=Lying(memory)), tmp_path / "store"
+    assert "at most 2,000 bytes" in source.sync(store).refused["lines"][0]
+    assert not list(store.glob("*lines*"))
+
+
+def test_a_routing_that_never_came_whole_has_nothing_served(tmp_path: Path, memory: Any) -> None:
+    one = save_frame(tmp_path / "one", "lines")
+    push_bundle(tmp_path / "one", SHOP)
+    memory.pipe_file("/shop/tasks/routing.json", b"{")
+    fs, store = Shut(memory), tmp_path / "store"
+    source = Source(SHOP, filesystem=fs)
+    for _ in range(2):
+        with pytest.raises(SourceError, match="JSON"):
+            source.sync(store)
+        assert (scan_store(store).bundles, scan_store(store).undecided) == ({}, {"lines"})
+    assert fs.opened.count("/shop/tasks/routing.json") == 1
+    memory.rm("/shop/tasks/routing.json")
+    source.sync(store)
+    assert scan_store(store).bundles["lines"].digest == one.digest
 
 
 def test_a_state_that_is_none_is_begun_anew(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from prompts.errors import ReadOnlyStoreError, StoreError
 from prompts.placing import find_bundle, put_bundle
-from prompts.routing import ROUTING_FILE, Route, Share, change_route, pick_share, read_routing
+from prompts.routing import ROUTING_FILE, Route, Routing, Share, change_route, pick_share, read_routing
 from prompts.store import StoreReader, scan_store
 from tests.prompts.sample import save_frame
 
@@ -77,7 +77,7 @@ def test_what_is_chosen_and_not_there_is_a_fault_and_nothing_else_takes_its_plac
 def test_a_file_that_is_not_as_it_should_be_is_refused_and_changes_nothing(
     tmp_path: Path, text: str, named: str
 ) -> None:
-    one = save_frame(tmp_path / "lines", "lines")
+    save_frame(tmp_path / "lines", "lines")
     two = save_frame(tmp_path / "lines@2", "lines", scale=0.5)
     change_route(tmp_path, "lines", lambda route: route_of(Share(digest=two.digest)))
     reader = StoreReader(tmp_path)
@@ -85,12 +85,48 @@ def test_a_file_that_is_not_as_it_should_be_is_refused_and_changes_nothing(
     (tmp_path / ROUTING_FILE).write_text(text)
     scan = reader.scan()
     assert (scan.bundles["lines"].digest, list(scan.faults)) == (two.digest, [ROUTING_FILE])
-    assert scan_store(tmp_path).bundles["lines"].digest == one.digest
     with pytest.raises(StoreError, match=named):
         read_routing(tmp_path)
     with pytest.raises(StoreError):
         change_route(tmp_path, "lines", lambda route: None)
     assert (tmp_path / ROUTING_FILE).read_text() == text
+
+
+def test_where_it_was_never_read_nothing_serves_until_it_can_be(tmp_path: Path) -> None:
+    save_frame(tmp_path / "lines", "lines")
+    two = save_frame(tmp_path / "lines@2", "lines", scale=0.5)
+    save_frame(tmp_path / "dots", "dots")
+    change_route(tmp_path, "lines", lambda route: route_of(Share(digest=two.digest)))
+    change_route(tmp_path, "dots", lambda route: route_of())
+    good = (tmp_path / ROUTING_FILE).read_bytes()
+    (tmp_path / ROUTING_FILE).write_bytes(good[:-9])
+    reader = StoreReader(tmp_path)
+    for _ in range(2):
+        scan = reader.scan()
+        assert (scan.bundles, scan.undecided) == ({}, {"lines", "dots"})
+        assert "until then no task is served" in scan.faults[ROUTING_FILE].faults[-1]
+    (tmp_path / ROUTING_FILE).write_bytes(good)
+    scan = reader.scan()
+    assert {slot: one.digest for slot, one in scan.bundles.items()} == {"lines": two.digest}
+    assert scan.faults == {}
+
+
+def test_a_faulty_file_is_not_parsed_again_before_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Path] = []
+
+    def counted(folder: Path) -> Routing:
+        looks.append(folder)
+        return read_routing(folder)
+
+    monkeypatch.setattr("prompts.store.read_routing", counted)
+    (tmp_path / ROUTING_FILE).write_text("{")
+    reader = StoreReader(tmp_path)
+    first = reader.scan().faults[ROUTING_FILE].faults
+    assert (reader.scan().faults[ROUTING_FILE].faults, len(looks)) == (first, 1)
+    (tmp_path / ROUTING_FILE).write_text("{}")
+    assert (reader.scan().faults, len(looks)) == ({}, 2)
 
 
 def test_of_very_many_faults_the_first_are_told(tmp_path: Path) -> None:

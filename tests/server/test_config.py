@@ -42,6 +42,22 @@ def test_the_file_of_keys_is_read_with_the_options(tmp_path: Path) -> None:
     assert named == ["--max-body-mb", "--tasks", "keys.0.sha256.0", "keys.0.surprise"]
 
 
+def test_all_bodies_have_room_for_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--max-bodies-mb: expected --max-body-mb \(64\) or more"):
+        ServeConfig(tasks=tmp_path, max_bodies_mb=63)
+
+
+def test_fields_are_opened_by_known_words_and_without_keys_alone(tmp_path: Path) -> None:
+    assert ServeConfig(tasks=tmp_path).open_fields == frozenset()
+    assert ServeConfig(tasks=tmp_path, allow_fields="uuid, priority,").open_fields == {"uuid", "priority"}
+    keys = tmp_path / "keys.yaml"
+    keys.write_text("keys: []")
+    with pytest.raises(ConfigError) as caught:
+        ServeConfig(tasks=tmp_path, keys=keys, allow_fields="uuids")
+    named = [one for one in caught.value.faults if one.startswith("--allow-fields")]
+    assert ["came uuids" in named[0], "no --keys" in named[1]] == [True, True]
+
+
 def test_a_start_has_a_secret_that_the_operator_may_set() -> None:
     ours = "ours, and long enough not to be guessed"
     environments = [{}, {"PASSEPARTOUT_CACHE_SECRET": ""}, {"PASSEPARTOUT_CACHE_SECRET": ours}]

@@ -177,8 +177,9 @@ def test_a_path_is_read_as_the_router_reads_it(root: str, store: Path) -> None:
     [{"learned_prompt": ["x"]}, {"image": ["a", "passepartout:ab:1"]}, {"image": "passepartout:ab:1"}],
 )
 def test_items_under_our_hashes_are_refused_where_items_are_taken(
-    site: Site, hashes: dict[str, object]
+    site: Site, monkeypatch: pytest.MonkeyPatch, hashes: dict[str, object]
 ) -> None:
+    monkeypatch.setattr(site.server.service.access, "open_fields", frozenset({"uuid"}))
     reached = len(site.server.seen)
     response = ask(site, "/inference/v1/generate", features={"mm_hashes": hashes})
     error = error_of(response)
@@ -189,8 +190,11 @@ def test_items_under_our_hashes_are_refused_where_items_are_taken(
     assert own.status_code == 200
 
 
-def test_tensors_of_a_client_are_refused_where_items_are_taken(site: Site) -> None:
+def test_tensors_of_a_client_are_refused_where_items_are_taken(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An item of theirs could name a task's rows as our own items do."""
+    monkeypatch.setattr(site.server.service.access, "open_fields", frozenset({"uuid"}))
     reached = len(site.server.seen)
     features = {"mm_hashes": {"image": ["a"]}, "kwargs_data": {"image": ["AAAA"]}}
     error = error_of(ask(site, "/inference/v1/generate", features=features))

@@ -1,6 +1,7 @@
 """The tasks API: versions activated, split, rolled back, removed; who did what is written down."""
 
 import asyncio
+import fcntl
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from prompts.bundle import Bundle
 from prompts.errors import BundleError
+from prompts.frame import preview
 from prompts.routing import Share, read_routing
 from server.access.book import KeyBook
 from server.app import start
@@ -362,6 +364,34 @@ def test_versions_tell_what_serves_and_what_waits(desk: Desk) -> None:
     assert drawn[0].headers["X-Task-Digest"] == desk.one.digest
     assert drawn[0].content != drawn[1].content
     assert code(desk.ask("GET", "/v1/tasks/lines/preview.png?digest=ab")) == (404, "version_not_found")
+
+
+def test_a_frame_is_drawn_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+
+    def counted(bundle: Bundle) -> Any:
+        drawn.append(bundle.digest)
+        return preview(bundle)
+
+    monkeypatch.setattr("server.previews.preview", counted)
+    monkeypatch.setattr("server.previews._MOST", 1)
+    path = "/v1/tasks/lines/preview.png"
+    one, again = (desk.ask("GET", path).content for _ in range(2))
+    assert (one, drawn) == (again, [desk.one.digest])
+    assert desk.ask("GET", f"{path}?digest={desk.two.digest}").content != one
+    assert desk.ask("GET", path).content == one
+    assert drawn == [desk.one.digest, desk.two.digest, desk.one.digest]
+
+
+def test_a_lock_that_is_held_is_503_and_not_waited_for(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prompts.routing._PATIENCE_SECONDS", 0.0)
+    with open(desk.store / ".routing.lock", "ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        answer = desk.put(digest=desk.two.digest)
+        assert code(answer) == (503, "overloaded")
+        assert int(answer.headers["Retry-After"]) >= 1
+    assert desk.audited()[-1]["outcome"] == "overloaded"
+    assert desk.put(digest=desk.two.digest).status_code == 200
 
 
 def test_a_question_without_the_task_is_none_of_this(desk: Desk) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from server.access.body import Bodies
 from server.access.caller import CURRENT_CALLER
 from server.access.gate import Gate
 from server.vllm_engine import watch_encode
@@ -104,6 +105,45 @@ def test_a_body_is_counted_while_it_is_read(guarded: Guarded) -> None:
     assert guarded.ask("all", filler="x" * 900_000).status_code == 200
 
 
+def test_a_body_that_does_not_come_is_waited_for_no_longer(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.access.body._BODY_SECONDS", 0.0)
+
+    async def half() -> Any:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    async def ask(client: httpx.AsyncClient) -> httpx.Response:
+        return await client.post(CHAT, content=half(), headers={"Authorization": "Bearer key-of-slow"})
+
+    refused = guarded.run(ask)
+    assert code(refused) == (408, "request_timeout")
+    assert refused.headers["Connection"] == "close"
+    assert guarded.server.seen == []
+    assert guarded.server.service.access.bodies.held == 0
+    monkeypatch.undo()
+    assert guarded.ask("slow").status_code == 200  # which may ask one at a time
+
+
+def test_bodies_are_held_up_to_a_number_of_bytes(guarded: Guarded) -> None:
+    bodies = guarded.server.service.access.bodies = Bodies(1)
+    guarded.server.engine.pause_seconds = 0.05
+
+    async def two(client: httpx.AsyncClient) -> list[httpx.Response]:
+        headers = {"Authorization": "Bearer key-of-all"}
+        asked = [
+            client.post(CHAT, json=QUESTION | {"filler": "x" * 600_000}, headers=headers) for _ in range(2)
+        ]
+        return list(await asyncio.gather(*asked))
+
+    first, second = guarded.run(two)
+    assert (first.status_code, code(second)) == (200, (503, "overloaded"))
+    assert second.headers["Retry-After"] == "1"
+    assert bodies.held == 0
+    assert guarded.ask("all", filler="x" * 600_000).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -167,7 +207,23 @@ def test_prompts_are_salted_by_who_asks(guarded: Guarded) -> None:
     assert salt("free", cache_salt=salts["all"]) not in salts.values()
 
 
+@pytest.mark.parametrize("path", [CHAT, "/v1/embeddings"])
+def test_an_open_server_refuses_them_too_unless_the_operator_allows_them(
+    unguarded: Guarded, path: str
+) -> None:
+    sent = {"chat_template_kwargs": {"a": 1}}
+    refused = unguarded.ask(None, path, **sent)
+    assert code(refused) == (403, "forbidden")
+    assert "--allow-fields chat_template" in refused.json()["error"]["message"]
+    assert code(unguarded.get(None, "/v1/responses/resp_1")) == (403, "forbidden")
+    unguarded.server.service.access.open_fields = frozenset({"chat_template", "stored_responses"})
+    assert unguarded.ask(None, path, **sent).status_code == 200
+    assert code(unguarded.ask(None, path, priority=-1)) == (403, "forbidden")
+    assert unguarded.get(None, "/v1/responses/resp_1").status_code == 404
+
+
 def test_an_open_server_salts_nothing(unguarded: Guarded) -> None:
+    unguarded.server.service.access.open_fields = frozenset({"cache_salt"})
     assert unguarded.ask(None).status_code == 200
     assert "cache_salt" not in unguarded.server.engine.prompts[-1]
     assert unguarded.ask(None, cache_salt="mine").status_code == 200

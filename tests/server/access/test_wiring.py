@@ -30,8 +30,12 @@ def filled(config: ServeConfig, *, front_ends: int = 1, api_key: list[str] | Non
 def test_the_options_fill_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PASSEPARTOUT_CACHE_SECRET", "of the test, as long as a secret should be")
     keys = write(tmp_path / "keys.yaml", entry("a"))
-    access = filled(ServeConfig(tasks=tmp_path, keys=keys, max_body_mb=3, max_queued=1), front_ends=4)
+    access = filled(
+        ServeConfig(tasks=tmp_path, keys=keys, max_body_mb=3, max_bodies_mb=4, max_queued=1), front_ends=4
+    )
     assert access.max_body_mb == 3
+    with access.bodies.share() as take, pytest.raises(OverloadedError):
+        take(4_000_001)
     assert access.book is not None
     assert access.book.find("key-of-a").name == "a"
     with access.gate.entered(), access.gate.entered(), access.gate.entered(), pytest.raises(OverloadedError):
@@ -39,8 +43,8 @@ def test_the_options_fill_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_vllms_keys_are_taken_where_there_is_no_file(tmp_path: Path) -> None:
-    access = filled(ServeConfig(tasks=tmp_path), api_key=["theirs"])
-    assert access.book is None
+    access = filled(ServeConfig(tasks=tmp_path, allow_fields="uuid"), api_key=["theirs"])
+    assert (access.book, access.open_fields) == (None, {"uuid"})
     access.open_keys.require(Headers({"Authorization": "Bearer theirs"}))
     with pytest.raises(InvalidKeyError):
         access.open_keys.require(Headers({"Authorization": "Bearer others"}))
