@@ -186,14 +186,9 @@ class NoFrameError(InputError):
 
     def __init__(self, task: str) -> None:
         self.task = task
-        super().__init__(
-            fault(
-                "frame",
-                expected=f"task {shown(task)} to carry a frame",
-                came="null",
-                cure="only tasks trained with TVP have a picture to show",
-            )
-        )
+        expected = f"task {shown(task)} to carry a frame"
+        cure = "only tasks trained with TVP have a picture to show"
+        super().__init__(fault("frame", expected=expected, came="null", cure=cure))
 
     def __reduce__(self) -> tuple[type["NoFrameError"], tuple[str]]:
         return type(self), (self.task,)

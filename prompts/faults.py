@@ -4,12 +4,13 @@ Every message a user sees about a file, a config or a request is built here, so 
 """
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-__all__ = ["fault", "shown", "validation_faults"]
+__all__ = ["fault", "in_one_line", "shown", "validation_faults"]
 
 _SHOWN_CHARACTERS = 80
 
@@ -35,13 +36,17 @@ def validation_faults(error: "ValidationError", *, source: str = "", kind: str =
     """Translate a pydantic error into one fault per broken field.
 
     `source` (a file's name, say) is put before each field's dotted name; `kind` says what is to be
-    corrected where it is no JSON. Of very many the first are told, and how many more there are.
+    corrected where it is no JSON.
     """
-    found = error.errors(include_url=False)
-    faults = [_one_fault(detail, source, kind) for detail in found[:_MOST_FAULTS]]
-    if (more := len(found) - _MOST_FAULTS) > 0:
-        faults.append(f"{source or '(top level)'}: {more} more faults like these")
-    return faults
+    return [_one_fault(detail, source, kind) for detail in error.errors(include_url=False)]
+
+
+def in_one_line(faults: Sequence[str]) -> str:
+    """The faults in one sentence; of very many the first, and how many more there are."""
+    told = list(faults[:_MOST_FAULTS])
+    if (more := len(faults) - len(told)) > 0:
+        told.append(f"and {more} more faults")
+    return "; ".join(told)
 
 
 def _one_fault(detail: object, source: str, corrected: str) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor
 from prompts.bundle import Bundle, save_bundle
 from prompts.contents import FRAME, LM_HEAD, PROJECTOR, TEXT, VISION
 from prompts.errors import InputError
-from prompts.faults import shown, validation_faults
+from prompts.faults import in_one_line, shown, validation_faults
 from prompts.fingerprint import base_model_ref
 from prompts.manifest import FrameSpec, Manifest, Provenance, TextSpec, VisionSpec
 from prompts.weights import read_weights, refused, storable
@@ -64,7 +64,7 @@ def import_tvp(source: Path, out: Path, *, name: str, inner: int = 164) -> Bundl
     try:
         frame = FrameSpec(canvas=(shape[1], shape[2]), inner=inner)
     except ValidationError as error:
-        raise InputError(f"{source.name}: {'; '.join(validation_faults(error))}") from error
+        raise InputError(f"{source.name}: {in_one_line(validation_faults(error))}") from error
     manifest = Manifest(
         name=name,
         version="1",

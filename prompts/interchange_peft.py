@@ -24,7 +24,7 @@ from prompts.bundle import Bundle, save_bundle
 from prompts.contents import PREFIX_KEYS, PREFIX_VALUES, TEXT
 from prompts.decoder import DecoderShape, read_decoder_shape
 from prompts.errors import InputError
-from prompts.faults import fault, shown, validation_faults
+from prompts.faults import fault, in_one_line, shown, validation_faults
 from prompts.fingerprint import base_model_ref
 from prompts.manifest import Manifest, PrefixSpec, Provenance, TextSpec
 from prompts.weights import read_weights, refused, storable
@@ -74,7 +74,7 @@ def import_peft(source: Path, out: Path, *, name: str, base: Path) -> Bundle:
             ),
         )
     except ValidationError as error:
-        raise InputError(f"{source.resolve().name}: {'; '.join(validation_faults(error))}") from error
+        raise InputError(f"{source.resolve().name}: {in_one_line(validation_faults(error))}") from error
     return save_bundle(out, manifest, tensors)
 
 

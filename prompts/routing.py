@@ -22,7 +22,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from prompts.errors import OverloadedError, ReadOnlyStoreError, StoreError
-from prompts.faults import fault, validation_faults
+from prompts.faults import fault, in_one_line, validation_faults
 from prompts.manifest import NAME_PATTERN, Part
 
 __all__ = [
@@ -105,7 +105,7 @@ def read_routing(folder: Path) -> Routing:
     try:
         return Routing.model_validate_json(raw)
     except ValidationError as error:
-        raise StoreError("; ".join(validation_faults(error, source=ROUTING_FILE))) from error
+        raise StoreError(in_one_line(validation_faults(error, source=ROUTING_FILE))) from error
 
 
 def change_route(folder: Path, name: str, change: Callable[[Route | None], Route | None]) -> Route | None:

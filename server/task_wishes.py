@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from prompts.bundle import Bundle
 from prompts.errors import InputError, TaskNotFoundError, VersionNotFoundError
-from prompts.faults import fault, shown, validation_faults
+from prompts.faults import fault, in_one_line, shown, validation_faults
 from prompts.manifest import Part
 from prompts.routing import MAX_WEIGHT, Share, read_routing
 from server.service import Service
@@ -49,7 +49,7 @@ def read_wish(raw: bytes) -> Wish:
     try:
         return Wish.model_validate_json(raw.strip() or b"{}")
     except ValidationError as error:
-        raise InputError("; ".join(validation_faults(error, kind="body"))) from error
+        raise InputError(in_one_line(validation_faults(error, kind="body"))) from error
 
 
 def etag_of(shares: Sequence[Share]) -> str:

@@ -106,7 +106,7 @@ def test_who_goes_away_waits_for_no_cold_task(cold: Cold) -> None:
         await asking
         assert (sent, task.leases, cold.loader.coming, cold.server.seen) == ([], 0, [], [])
         assert cold.server.service.access.gate.under_way == 0
-        labels = {"task": "one", "code": "client_closed"}
+        labels = {"task": "one", "version": task.digest[:12], "code": "client_closed"}
         name = "passepartout_task_errors_total"
         assert cold.server.registry.get_sample_value(name, labels) == 1
 
