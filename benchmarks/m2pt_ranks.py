@@ -1,15 +1,12 @@
 """`m2pt-ranks`: the M²PT trainer in two processes that share each batch, against one."""
 
 import argparse
-from contextlib import ExitStack
 from functools import partial
 
-from benchmarks.harness import alternate
-from benchmarks.m2pt_sides import Told, trainer
-from benchmarks.materials import find_model
+from benchmarks.m2pt_sides import trainer
 from benchmarks.outcome import Figure, Outcome
 from benchmarks.question import Question, Say
-from benchmarks.sides import MEGABYTE, Side, check_losses, memory_figure, rates_of
+from benchmarks.sides import Side, memory_figure, race, told_of
 
 __all__ = ["QUESTION"]
 
@@ -27,28 +24,15 @@ _SIDES = {"one process": 1, "two processes": 2}
 def _run(options: argparse.Namespace, say: Say) -> Outcome:
     if options.batch % 2:
         raise ValueError(f"batch: expected an even number, for two processes, came {options.batch}")
-    told = Told(
-        model=find_model(options.model, say),
-        batch=options.batch,
-        examples=options.examples,
-        dtype=options.dtype,
-        threads=1,
-    )
-    make = partial(trainer, told)
-    with ExitStack() as stack:
-        sides = {name: stack.enter_context(Side(make, processes=n)) for name, n in _SIDES.items()}
-        losses = {name: side.losses(options.steps) for name, side in sides.items()}
-        check_losses(losses, say)
-        rounds = alternate(rates_of(sides, options.steps), options.rounds, warmups=0, say=say)
-        peaks = {name: side.peak() for name, side in sides.items()}
+    make = partial(trainer, told_of(options, say, threads=1))
+    starts = {name: partial(Side, make, processes=count) for name, count in _SIDES.items()}
+    ran = race(starts, options, say, warmups=0)
+    rounds, peaks = ran.rounds, ran.peaks
     figures = [
         Figure.of_ratio("steps/s of two processes against one", rounds.ratio("two processes", "one process")),
         memory_figure("memory of both over that of the one", peaks["two processes"], peaks["one process"]),
     ]
-    megabytes = {name: peak / MEGABYTE for name, peak in peaks.items()}
-    return QUESTION.found(
-        options, figures, {**rounds.sides, "peak megabytes": megabytes, "first losses": losses}
-    )
+    return QUESTION.found(options, figures, ran.raw)
 
 
 QUESTION = Question(

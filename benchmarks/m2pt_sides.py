@@ -1,7 +1,6 @@
 """The sides of `m2pt-steps`: our trainer's step, and the same method on transformers' Trainer with hooks."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,26 +8,15 @@ from typing import Any
 import torch
 
 from benchmarks.materials import M2PT_LENGTHS
-from benchmarks.sides import Step
+from benchmarks.sides import Step, Told
 from training.config import M2ptConfig
 from training.data import Example
 from training.pico.tasks import make_source
 
-__all__ = ["LR", "SEED", "SIDES", "Told", "examples_of"]
+__all__ = ["LR", "SEED", "SIDES", "examples_of"]
 
 LR, SEED = 7e-4, 42
 _WITHOUT_END = 10**9
-
-
-@dataclass(frozen=True)
-class Told:
-    """What every side is told; `threads`: of each of its processes, None: as many as torch takes."""
-
-    model: Path
-    batch: int
-    examples: int
-    dtype: str
-    threads: int | None = None
 
 
 def examples_of(told: Told) -> list[Example]:

@@ -1,15 +1,12 @@
 """`m2pt-steps`: the M²PT trainer against the same method on `transformers.Trainer` with forward hooks."""
 
 import argparse
-from contextlib import ExitStack
 from functools import partial
 
-from benchmarks.harness import alternate
-from benchmarks.m2pt_sides import SIDES, Told
-from benchmarks.materials import find_model
+from benchmarks.m2pt_sides import SIDES
 from benchmarks.outcome import Figure, Outcome
 from benchmarks.question import Question, Say
-from benchmarks.sides import MEGABYTE, Side, check_losses, memory_figure, rates_of
+from benchmarks.sides import Side, memory_figure, race, told_of
 
 __all__ = ["QUESTION"]
 
@@ -29,19 +26,11 @@ Figure: steps per second of the trainer over those of the Trainer.
 
 
 def _run(options: argparse.Namespace, say: Say) -> Outcome:
-    told = Told(
-        model=find_model(options.model, say),
-        batch=options.batch,
-        examples=options.examples,
-        dtype=options.dtype,
-    )
+    told = told_of(options, say)
     ours, *others = SIDES
-    with ExitStack() as stack:
-        sides = {name: stack.enter_context(Side(partial(make, told))) for name, make in SIDES.items()}
-        losses = {name: side.losses(options.steps) for name, side in sides.items()}
-        check_losses(losses, say)
-        rounds = alternate(rates_of(sides, options.steps), options.rounds, warmups=0, say=say)
-        peaks = {name: side.peak() for name, side in sides.items()}
+    starts = {name: partial(Side, partial(make, told)) for name, make in SIDES.items()}
+    ran = race(starts, options, say, warmups=0)
+    rounds, peaks = ran.rounds, ran.peaks
     figures = [
         figure
         for other in others
@@ -50,10 +39,7 @@ def _run(options: argparse.Namespace, say: Say) -> Outcome:
             memory_figure(f"memory of the {other} over ours", peaks[other], peaks[ours], 1.0),
         )
     ]
-    megabytes = {name: peak / MEGABYTE for name, peak in peaks.items()}
-    return QUESTION.found(
-        options, figures, {**rounds.sides, "peak megabytes": megabytes, "first losses": losses}
-    )
+    return QUESTION.found(options, figures, ran.raw)
 
 
 QUESTION = Question(

@@ -3,21 +3,49 @@
 import os
 import socket
 import time
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Measure, ratio_of
+from benchmarks.harness import Measure, Rounds, alternate, ratio_of
+from benchmarks.materials import find_model
 from benchmarks.outcome import Figure
 from benchmarks.question import Say
 
-__all__ = ["MEGABYTE", "Side", "Step", "check_losses", "memory_figure", "rates_of"]
+__all__ = ["Race", "Side", "Step", "Told", "check_losses", "memory_figure", "race", "rates_of", "told_of"]
 
 Step = Callable[[], float]
 """Makes one step of training and returns its loss."""
-MEGABYTE = 1e6
+_MEGABYTE = 1e6
 _SAME = 0.02
+
+
+@dataclass(frozen=True)
+class Told:
+    """What every side is told.
+
+    `dtype`: our trainer's; `threads`: of each of a side's processes, None: as many as torch takes.
+    """
+
+    model: Path
+    batch: int
+    examples: int
+    dtype: str
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Race:
+    """What came of `race`. `peaks`: side -> bytes; `raw`: all that was measured, for the outcome."""
+
+    rounds: Rounds
+    peaks: dict[str, int]
+    raw: dict[str, Any]
 
 
 class Side:
@@ -84,6 +112,28 @@ class Side:
             process.kill()
 
 
+def told_of(options: Namespace, say: Say, *, threads: int | None = None) -> Told:
+    """What the sides are told by a question's options."""
+    model = find_model(options.model, say)
+    return Told(model, options.batch, options.examples, options.dtype, threads)
+
+
+def race(starts: Mapping[str, Callable[[], Side]], options: Namespace, say: Say, *, warmups: int = 1) -> Race:
+    """Starts the sides, holds their first losses against each other, and times `options.rounds` rounds.
+
+    Raises:
+        RuntimeError: the sides do not compute the same, or one has ended.
+    """
+    with ExitStack() as stack:
+        sides = {name: stack.enter_context(start()) for name, start in starts.items()}
+        losses = {name: side.losses(options.steps) for name, side in sides.items()}
+        check_losses(losses, say)
+        rounds = alternate(rates_of(sides, options.steps), options.rounds, warmups=warmups, say=say)
+        peaks = {name: side.peak() for name, side in sides.items()}
+    megabytes = {name: peak / _MEGABYTE for name, peak in peaks.items()}
+    return Race(rounds, peaks, {**rounds.sides, "peak megabytes": megabytes, "first losses": losses})
+
+
 def rates_of(sides: Mapping[str, Side], steps: int) -> dict[str, Measure]:
     """What `alternate` takes: a round of each side is `steps` steps."""
 
@@ -96,7 +146,7 @@ def rates_of(sides: Mapping[str, Side], steps: int) -> dict[str, Measure]:
 def memory_figure(label: str, theirs: int, ours: int, at_least: float | None = None) -> Figure:
     """How many times our peak theirs is; both in bytes."""
     ratio = ratio_of([theirs], [ours])
-    shown = f"{ratio.median:.2f} ({theirs / MEGABYTE:,.0f} over {ours / MEGABYTE:,.0f} MB)"
+    shown = f"{ratio.median:.2f} ({theirs / _MEGABYTE:,.0f} over {ours / _MEGABYTE:,.0f} MB)"
     return Figure(label=label, shown=shown, value=ratio.median, at_least=at_least)
 
 

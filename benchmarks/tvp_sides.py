@@ -1,7 +1,6 @@
 """The sides of `tvp-steps`: our trainer's step, and loops written plainly with transformers and torch."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.sides import Step
+from benchmarks.sides import Step, Told
 from prompts.frame import fit_picture, frame_mask
 from prompts.manifest import FrameSpec
 from training.config import TvpConfig
@@ -18,21 +17,11 @@ from training.data import Example
 from training.losses import CAPTION
 from training.pico.tasks import PicoSource
 
-__all__ = ["SIDES", "Told"]
+__all__ = ["SIDES"]
 
 _FRAME = FrameSpec()
 _LAMBDAS = (0.005, 0.001)
 _LR = 10.0
-
-
-@dataclass(frozen=True)
-class Told:
-    """What every side is told; `dtype` is the trainer's (and the careful loop's)."""
-
-    model: Path
-    batch: int
-    examples: int
-    dtype: str
 
 
 def _examples(told: Told) -> list[Example]:

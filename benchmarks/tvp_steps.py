@@ -1,15 +1,12 @@
 """`tvp-steps`: the TVP trainer against a plain loop that does what the released code does, step for step."""
 
 import argparse
-from contextlib import ExitStack
 from functools import partial
 
-from benchmarks.harness import alternate
-from benchmarks.materials import find_model
 from benchmarks.outcome import Figure, Outcome
 from benchmarks.question import Question, Say
-from benchmarks.sides import MEGABYTE, Side, check_losses, memory_figure, rates_of
-from benchmarks.tvp_sides import SIDES, Told
+from benchmarks.sides import Side, memory_figure, race, told_of
+from benchmarks.tvp_sides import SIDES
 
 __all__ = ["QUESTION"]
 
@@ -27,18 +24,9 @@ Figure: steps per second of the trainer over those of the loop.
 
 
 def _run(options: argparse.Namespace, say: Say) -> Outcome:
-    told = Told(
-        model=find_model(options.model, say),
-        batch=options.batch,
-        examples=options.examples,
-        dtype=options.dtype,
-    )
-    with ExitStack() as stack:
-        sides = {name: stack.enter_context(Side(partial(make, told))) for name, make in SIDES.items()}
-        losses = {name: side.losses(options.steps) for name, side in sides.items()}
-        check_losses(losses, say)
-        rounds = alternate(rates_of(sides, options.steps), options.rounds, say=say)
-        peaks = {name: side.peak() for name, side in sides.items()}
+    told = told_of(options, say)
+    ran = race({name: partial(Side, partial(make, told)) for name, make in SIDES.items()}, options, say)
+    rounds, peaks = ran.rounds, ran.peaks
     figures = [
         Figure.of_ratio("steps/s against the plain loop", rounds.ratio("trainer", "plain"), 1.5),
         Figure.of_ratio(
@@ -48,8 +36,7 @@ def _run(options: argparse.Namespace, say: Say) -> Outcome:
         Figure.of_ratio("steps/s against the careful loop", rounds.ratio("trainer", "careful")),
         memory_figure("memory of the careful loop over the trainer's", peaks["careful"], peaks["trainer"]),
     ]
-    raw = {**rounds.sides, "peak megabytes": {name: peak / MEGABYTE for name, peak in peaks.items()}}
-    return QUESTION.found(options, figures, {**raw, "first losses": losses})
+    return QUESTION.found(options, figures, ran.raw)
 
 
 QUESTION = Question(

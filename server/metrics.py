@@ -113,6 +113,10 @@ class TaskMetrics:
             registry=registry,
             buckets=_LOAD_BUCKETS,
         )
+        self._add_operations(registry)
+
+    def _add_operations(self, registry: CollectorRegistry) -> None:
+        """What an operator asks of all tasks: where they are, what became of them, who was turned away."""
         self._tasks = Gauge(
             "passepartout_tasks",
             "Bundles of the store.",
@@ -127,11 +131,6 @@ class TaskMetrics:
             registry=registry,
             multiprocess_mode="max",
         )
-
-        self._add_operations(registry)
-
-    def _add_operations(self, registry: CollectorRegistry) -> None:
-        """What an operator asks of all tasks: where they are, what became of them, who was turned away."""
         self._on_device = Gauge(
             "passepartout_task_on_device",
             "1 where a request need not wait for the task.",

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.m2pt_hooked import hooked_trainer, in_steps
-from benchmarks.m2pt_sides import LR, Told, examples_of, trainer
+from benchmarks.m2pt_sides import LR, examples_of, trainer
 from benchmarks.materials import M2PT_LENGTHS
+from benchmarks.sides import Told
 from tests.engine.tiny_llava import make_tiny_llava
 
 STEPS, BATCH = 3, 4

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from training.backbone import NO_PROMPTS, DeepPrompts
 from training.config import BaselineConfig
-from training.m2pt.learned import Layout
+from training.m2pt.learned import InTraining, Layout
 
 __all__ = ["SAVED_DTYPE", "Baseline"]
 
@@ -17,7 +17,7 @@ SAVED_DTYPE = torch.bfloat16
 """As a bundle of M²PT, so that sizes on disk say what a method needs and not how it was written."""
 
 
-class Baseline(ABC):
+class Baseline(InTraining, ABC):
     """Tensors in training, float32 leaves by name; a `training.m2pt.learner.Learner`."""
 
     def __init__(self, config: BaselineConfig, tensors: dict[str, Tensor]) -> None:
@@ -32,16 +32,6 @@ class Baseline(ABC):
         """One group; every tensor learns at `lr`."""
         rate = self.config.lr
         return [{"params": list(self.tensors.values()), "lr": rate, "peak": rate}]
-
-    def state(self) -> dict[str, Tensor]:
-        """The tensors on the CPU."""
-        return {name: tensor.detach().cpu() for name, tensor in self.tensors.items()}
-
-    @torch.no_grad()
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Takes the values of a checkpoint."""
-        for name, tensor in self.tensors.items():
-            tensor.copy_(state[name])
 
     @abstractmethod
     def save(self, folder: Path) -> None:

@@ -16,7 +16,7 @@ from training.backbone import DeepPrompts, LlavaBackbone
 from training.config import M2ptConfig
 from training.m2pt.reparametrisation import fold, fresh_mlp
 
-__all__ = ["Layout", "Learned", "fresh", "layout_of"]
+__all__ = ["InTraining", "Layout", "Learned", "fresh", "layout_of"]
 
 _MLP = ".mlp."
 
@@ -34,8 +34,24 @@ class Layout:
         return 0 if self.text is None else self.text.length
 
 
+class InTraining:
+    """Tensors by name, and how a checkpoint keeps them."""
+
+    tensors: dict[str, Tensor]
+
+    def state(self) -> dict[str, Tensor]:
+        """The tensors as a checkpoint keeps them, on the CPU."""
+        return {name: tensor.detach().cpu() for name, tensor in self.tensors.items()}
+
+    @torch.no_grad()
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Takes the values of a checkpoint of the same config."""
+        for name, tensor in self.tensors.items():
+            tensor.copy_(state[name])
+
+
 @dataclass(frozen=True)
-class Learned:
+class Learned(InTraining):
     """The tensors in training, float32: by their names in a bundle, and `text.mlp.*`, `vision.mlp.*`."""
 
     tensors: dict[str, Tensor]
@@ -79,16 +95,6 @@ class Learned:
         for name, tensor in self.tensors.items():
             chosen.setdefault(name.partition(".")[0], []).append(tensor)
         return [{"params": tensors, "lr": own[part], "peak": own[part]} for part, tensors in chosen.items()]
-
-    def state(self) -> dict[str, Tensor]:
-        """The tensors as a checkpoint keeps them, on the CPU."""
-        return {name: tensor.detach().cpu() for name, tensor in self.tensors.items()}
-
-    @torch.no_grad()
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Takes the values of a checkpoint of the same config."""
-        for name, tensor in self.tensors.items():
-            tensor.copy_(state[name])
 
 
 def layout_of(config: M2ptConfig, backbone: LlavaBackbone) -> Layout:
