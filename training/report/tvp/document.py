@@ -84,18 +84,18 @@ def _transfer(results: Results) -> list[str]:
 
 
 def _frames(results: Results) -> str:
-    """The first seed's frame of each method and source, on the first task."""
+    """The first seed's frame of each source (down) and method (across), on the first task."""
     task, pictures = next(iter(results.config.tasks)), dict[tuple[str, str], Image.Image]()
     methods = [method for method in METHODS if results.frames(method, task=task)]
     for method in methods:
         for source in results.config.sources:
             jobs = results.frames(method, source=source, task=task)
             if jobs:
-                pictures[method, source] = preview(results.trained[jobs[0]].bundle)
+                pictures[source, method] = preview(results.trained[jobs[0]].bundle)
     sources = results.config.sources
-    figures.frames_sheet(pictures, methods, sources, results.config.out / "frames.png")
+    figures.frames_sheet(pictures, sources, methods, results.config.out / "frames.png")
     return (
-        f"![Learned frames, by method and source, for {task}](frames.png)\n\nClipped to [0, 1] to be shown."
+        f"![Learned frames, by source and method, for {task}](frames.png)\n\nClipped to [0, 1] to be shown."
     )
 
 

@@ -25,7 +25,7 @@ def heat_map(
     for (row, column), value in np.ndenumerate(grid):
         if np.isfinite(value):
             shade = "white" if abs(value) > 0.6 * limit else "black"
-            axes.text(column, row, f"{value:+.0f}", ha="center", va="center", color=shade)
+            axes.text(column, row, f"{round(value):+d}", ha="center", va="center", color=shade)
     figure.colorbar(image, label="gain in points")
     figure.savefig(file, dpi=DPI)
 
@@ -58,7 +58,7 @@ def curve(
 def frames_sheet(
     pictures: Mapping[tuple[str, str], Image.Image], rows: Sequence[str], columns: Sequence[str], file: Path
 ) -> None:
-    """Frames as pictures, a row for each method and a column for each source; absent ones stay blank."""
+    """Frames as pictures, by (row, column); absent ones stay blank."""
     figure, grid = new_figure(
         1.0 + 1.9 * len(columns), 0.6 + 1.9 * len(rows), shape=(len(rows), len(columns))
     )
@@ -69,10 +69,10 @@ def frames_sheet(
             if (row, column) in pictures:
                 axes.imshow(pictures[row, column])
             else:
-                axes.axis("off")
+                axes.set_frame_on(False)
+                axes.set_box_aspect(1)
             if row == rows[0]:
                 axes.set_title(column, fontsize=9)
             if column == columns[0]:
                 axes.set_ylabel(row, fontsize=9)
-                axes.axis("on")
     figure.savefig(file, dpi=DPI)

@@ -78,7 +78,8 @@ def _cell(results: Results, jobs: Sequence[FrameJob], target: str) -> str:
     gain = results.gain_on(jobs, target)
     if gain is None:
         return "–"
-    text = f"{100 * gain.mean:+.0f} [{100 * gain.low:+.0f} to {100 * gain.high:+.0f}]"
+    mean, low, high = (round(100 * share) for share in (gain.mean, gain.low, gain.high))
+    text = f"{mean:+d} [{low:+d} to {high:+d}]"
     return text if target in results.black_boxes(jobs[0]) else f"*{text}*"
 
 
