@@ -3,13 +3,14 @@
 The base weights are frozen; learned tensors are float32 and enter the model in its own dtype.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
 from pydantic import JsonValue
+from tqdm import tqdm
 
 from prompts.bundle import Bundle, compute_digest
 from prompts.errors import ConfigError
@@ -51,6 +52,31 @@ class Ended(Generic[AnyLearner]):
     examples: Mapping[str, JsonValue]
 
 
+@dataclass
+class _Job(Generic[AnyLearner]):
+    """A loop under way.
+
+    Attributes:
+        done: how many steps were made, those of an earlier start among them.
+    """
+
+    config: M2ptConfig
+    ranks: Ranks
+    run: Run
+    inputs: Inputs
+    backbone: LlavaBackbone
+    learned: AnyLearner
+    reader: Reader
+    optimizer: torch.optim.Optimizer
+    watch: Watch
+    done: int
+
+    @property
+    def passes(self) -> int:
+        """How many forward passes the steps so far took."""
+        return self.done * self.config.accumulate
+
+
 def train_m2pt(config: M2ptConfig) -> Bundle:
     """Trains the prompts and writes their bundle; resumes a run of the same config.
 
@@ -86,6 +112,29 @@ def learn(
     Raises:
         ConfigError, BaseModelError, PictureError, SystemExit: as `train_m2pt`.
     """
+    job = _open_job(config, ranks, begin)
+    first = config.steps if job.watch.stopped else job.done
+    passes = range(first * config.accumulate, config.steps * config.accumulate)
+    with (
+        closing(prepared(_pass_maker(job), passes)) as batches,
+        closing(job.run.steps(first)) as steps,
+    ):
+        for step, bar in steps:
+            figures = _step(job, step, batches)
+            figures |= _look(job, step, bundle_of)
+            _record(job, step, bar, figures)
+            if job.watch.stopped:
+                job.run.tell(bar, f"stopped after step {job.done}: {job.watch}")
+                break
+    job.run.finish()
+    job.watch.take_best(job.learned)
+    return Ended(job.backbone, job.learned, job.inputs, job.reader.report(job.passes))
+
+
+def _open_job(
+    config: M2ptConfig, ranks: Ranks, begin: Callable[[M2ptConfig, LlavaBackbone], AnyLearner]
+) -> _Job[AnyLearner]:
+    """At its start, or where the last checkpoint left it."""
     with ranks.agreeing():
         _check_parts(config, ranks)
         inputs = open_training(config, checkpoints=[("model", config.model, ("llava",))])
@@ -105,50 +154,54 @@ def learn(
         optimizer.load_state_dict(saved["optimizer"])
         learned.load(saved["tensors"])
         reader.ledger.restore(saved.get("broken", ()))
-    watch = Watch(config, saved["watch"] if saved else None)
-    done = saved["step"] if saved else 0
-    first = config.steps if watch.stopped else done
-    passes = range(first * config.accumulate, config.steps * config.accumulate)
-    with (
-        closing(prepared(_pass_maker(config, backbone, learned, reader, ranks), passes)) as batches,
-        closing(run.steps(first)) as steps,
-    ):
-        for step, bar in steps:
-            rate = cosine_rate(step, steps=config.steps, warmup=config.warmup)
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * rate
-            total = 0.0
-            for _ in range(config.accumulate):
-                with ranks.agreeing():
-                    batch = next(batches)
-                summed, tokens = answer_total(backbone, batch, learned.deep())
-                loss = summed / max(1.0, ranks.total(tokens)) / config.accumulate
-                if loss.requires_grad:  # not where only vision is learned and no example has a picture
-                    loss.backward()
-                total += loss.item()
-            ranks.add_gradients(learned.tensors.values())
-            torch.nn.utils.clip_grad_norm_(learned.tensors.values(), config.m2pt.max_gradient_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-            done = step + 1
-            read = done * config.accumulate
-            figures = {"loss": ranks.total(total), "lr": config.lr * rate, **reader.figures(read)}
-            if watch.is_due(step) and inputs.validation is not None:
-                value = measure(backbone, learned, inputs.validation, ranks, bundle_of)
-                figures |= watch.look(step, value, learned)
-            is_due = run.is_due(step) or watch.stopped
-            with ranks.agreeing():
-                run.log(step, bar, **figures)
-                if is_due:
-                    broken = reader.ledger.state(read)
-                    run.save(step, {**_state(learned, optimizer, watch), "broken": broken})
-                    run.note_broken(reader.ledger.summary(read))
-            if watch.stopped:
-                run.tell(bar, f"stopped after step {done}: {watch}")
-                break
-    run.finish()
-    watch.take_best(learned)
-    return Ended(backbone, learned, inputs, reader.report(done * config.accumulate))
+    watch, done = Watch(config, saved["watch"] if saved else None), saved["step"] if saved else 0
+    return _Job(config, ranks, run, inputs, backbone, learned, reader, optimizer, watch, done)
+
+
+def _step(job: _Job[AnyLearner], step: int, batches: Iterator[Batch]) -> dict[str, float]:
+    """One step of the optimizer, and what the log says of it."""
+    config = job.config
+    rate = cosine_rate(step, steps=config.steps, warmup=config.warmup)
+    for group in job.optimizer.param_groups:
+        group["lr"] = group["peak"] * rate
+    loss = sum(_descend(job, batches) for _ in range(config.accumulate))
+    job.ranks.add_gradients(job.learned.tensors.values())
+    torch.nn.utils.clip_grad_norm_(job.learned.tensors.values(), config.m2pt.max_gradient_norm)
+    job.optimizer.step()
+    job.optimizer.zero_grad()
+    job.done = step + 1
+    return {"loss": job.ranks.total(loss), "lr": config.lr * rate, **job.reader.figures(job.passes)}
+
+
+def _descend(job: _Job[AnyLearner], batches: Iterator[Batch]) -> float:
+    """Adds the gradients of one pass, and returns this process's share of its loss."""
+    with job.ranks.agreeing():
+        batch = next(batches)
+    summed, tokens = answer_total(job.backbone, batch, job.learned.deep())
+    loss = summed / max(1.0, job.ranks.total(tokens)) / job.config.accumulate
+    if loss.requires_grad:  # not where only vision is learned and no example has a picture
+        loss.backward()
+    return loss.item()
+
+
+def _look(
+    job: _Job[AnyLearner], step: int, bundle_of: Callable[[AnyLearner], Bundle] | None
+) -> dict[str, float]:
+    """What the validation data say after a step, where it is time to ask them."""
+    if not job.watch.is_due(step) or job.inputs.validation is None:
+        return {}
+    value = measure(job.backbone, job.learned, job.inputs.validation, job.ranks, bundle_of)
+    return job.watch.look(step, value, job.learned)
+
+
+def _record(job: _Job[AnyLearner], step: int, bar: "tqdm[Any]", figures: Mapping[str, float]) -> None:
+    """Logs a step, and saves a checkpoint where one is due."""
+    is_due = job.run.is_due(step) or job.watch.stopped
+    with job.ranks.agreeing():
+        job.run.log(step, bar, **figures)
+        if is_due:
+            job.run.save(step, _state(job))
+            job.run.note_broken(job.reader.ledger.summary(job.passes))
 
 
 def _check_parts(config: M2ptConfig, ranks: Ranks) -> None:
@@ -161,20 +214,23 @@ def _check_parts(config: M2ptConfig, ranks: Ranks) -> None:
         raise ConfigError("train", [fault("batch", expected=expected, came=str(config.batch), cure=cure)])
 
 
-def _state(learned: Learner, optimizer: torch.optim.Optimizer, watch: Watch) -> dict[str, Any]:
+def _state(job: _Job[AnyLearner]) -> dict[str, Any]:
     """What the next step depends on beside the config and the data."""
-    return {"tensors": learned.state(), "optimizer": optimizer.state_dict(), "watch": watch.state()}
+    return {
+        "tensors": job.learned.state(),
+        "optimizer": job.optimizer.state_dict(),
+        "watch": job.watch.state(),
+        "broken": job.reader.ledger.state(job.passes),
+    }
 
 
-def _pass_maker(
-    config: M2ptConfig, backbone: LlavaBackbone, learned: Learner, reader: Reader, ranks: Ranks
-) -> Callable[[int], Batch]:
+def _pass_maker(job: _Job[AnyLearner]) -> Callable[[int], Batch]:
     """From the number of a forward pass to this process's part of its batch.
 
     Every process opens all of the batch's pictures, so that all of them know alike what is broken.
     """
-    batch_of = batch_maker(config, backbone, learned.layout)
-    return lambda number: batch_of([seat.example for seat in ranks.part(reader.seats(number))])
+    batch_of = batch_maker(job.config, job.backbone, job.learned.layout)
+    return lambda number: batch_of([seat.example for seat in job.ranks.part(job.reader.seats(number))])
 
 
 def _open_reader(config: M2ptConfig, backbone: LlavaBackbone, learned: Learner, inputs: Inputs) -> Reader:
