@@ -6,11 +6,10 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from pydantic.fields import FieldInfo
-
 from prompts.errors import ConfigError
 from prompts.faults import fault
 from training.config import BaselineConfig, EvaluateConfig, M2ptConfig, TrainConfig, TvpConfig, read_config
+from training.config.fields import field_line
 from training.memory import keep_freed_memory
 from training.ranks import ranks_here
 
@@ -136,22 +135,14 @@ def _fields_help() -> str:
     """The config's fields with their defaults, from the models themselves."""
     lines = ["fields of the config:"]
     shared = TrainConfig.model_fields.items()
-    lines += [_field_line(name, field) for name, field in shared if name not in _BY_METHOD]
+    lines += [field_line(name, field) for name, field in shared if name not in _BY_METHOD]
     for title, kind in (("tvp", TvpConfig), ("m2pt", M2ptConfig)):
         options = kind.model_fields[title].annotation
         assert options is not None
         lines.append(f"of {title}:")
         others = [name for name in kind.model_fields if name not in {*TrainConfig.model_fields, title, "lr"}]
         own = {name: kind.model_fields[name] for name in (*_BY_METHOD, *others)}
-        lines += [_field_line(name, field) for name, field in own.items()]
-        lines += [_field_line(f"{title}.{name}", field) for name, field in options.model_fields.items()]
-    lines += ["of baseline:", _field_line("learns", BaselineConfig.model_fields["learns"])]
+        lines += [field_line(name, field) for name, field in own.items()]
+        lines += [field_line(f"{title}.{name}", field) for name, field in options.model_fields.items()]
+    lines += ["of baseline:", field_line("learns", BaselineConfig.model_fields["learns"])]
     return "\n".join(lines)
-
-
-def _field_line(name: str, field: FieldInfo) -> str:
-    default = "…" if field.default_factory else json.dumps(field.default, default=lambda _: "…").strip('"')
-    default = "none" if default in ("", "null") else default
-    shown = "required" if field.is_required() else f"default {default}"
-    stated = field.default is None and "default" in (field.description or "")
-    return f"  {name:<24}{field.description or ''}" + ("" if stated else f" ({shown})")

@@ -164,7 +164,9 @@ def _step(job: _Job[AnyLearner], step: int, batches: Iterator[Batch]) -> dict[st
     rate = cosine_rate(step, steps=config.steps, warmup=config.warmup)
     for group in job.optimizer.param_groups:
         group["lr"] = group["peak"] * rate
-    loss = sum(_descend(job, batches) for _ in range(config.accumulate))
+    loss = 0.0
+    for _ in range(config.accumulate):
+        loss += _descend(job, batches)
     job.ranks.add_gradients(job.learned.tensors.values())
     torch.nn.utils.clip_grad_norm_(job.learned.tensors.values(), config.m2pt.max_gradient_norm)
     job.optimizer.step()

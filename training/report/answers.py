@@ -45,6 +45,17 @@ class Answers:
         return np.array([normalise_answer(wanted) == normalise_answer(said) for wanted, said in pairs], float)
 
     @property
+    def kappa(self) -> float:
+        """Cohen's κ: 0 where answers drawn blindly in the same proportions were right as often, 1 at best.
+
+        0 too where nothing but the one wanted answer is said, which tells nothing.
+        """
+        from sklearn.metrics import cohen_kappa_score  # slow to import
+
+        wanted, said = ([normalise_answer(one) for one in part] for part in (self.wanted, self.said))
+        return 0.0 if {*wanted} == {*said} and len({*said}) == 1 else float(cohen_kappa_score(wanted, said))
+
+    @property
     def is_yes_no(self) -> bool:
         """Whether only yes and no are wanted."""
         return set(self.wanted) <= {"yes", "no"}

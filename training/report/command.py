@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from training.config import read_config
+from training.config.fields import field_lines
 from training.memory import keep_freed_memory
 
 __all__ = ["main"]
@@ -82,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="passepartout report",
         description=_DESCRIPTION,
-        epilog=_EXAMPLES,
+        epilog=f"{_fields_help()}\n\n{_EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("method", choices=("tvp", "m2pt"), help="what is reported on")
@@ -90,5 +91,33 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change one field of it"
     )
-    parser.add_argument("--plan", action="store_true", help="list what it trains, and end")
+    parser.add_argument(
+        "--plan", action="store_true", help="list what it trains, and end; paths are not looked at"
+    )
     return parser
+
+
+def _fields_help() -> str:
+    from training.report.m2pt import config as m2pt
+    from training.report.tvp import config as tvp
+
+    of_tvp = field_lines(
+        [
+            ("", tvp.ReportConfig),
+            ("tasks.NAME", tvp.TaskConfig),
+            ("recipe", tvp.RecipeConfig),
+            ("ablation", tvp.AblationConfig),
+            ("scale", tvp.ScaleConfig),
+            ("corruption", tvp.CorruptionConfig),
+        ]
+    )
+    of_m2pt = field_lines(
+        [
+            ("", m2pt.ReportConfig),
+            ("recipe", m2pt.RecipeConfig),
+            ("rates.METHOD", m2pt.RateConfig),
+            ("lengths", m2pt.LengthsConfig),
+            ("attention", m2pt.AttentionConfig),
+        ]
+    )
+    return "\n".join(["fields of tvp's config:", *of_tvp, "fields of m2pt's config:", *of_m2pt])

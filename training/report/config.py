@@ -18,6 +18,6 @@ class Part(BaseModel):
 class MeasuredTask(Part):
     """What to measure on, and how."""
 
-    test: DataConfig
+    test: DataConfig = Field(description="held-out examples")
     usage: Usage = Field(default_factory=Usage, description="how the task is asked")
     how: How = Field("ranking", description="how an answer is found, see `passepartout evaluate --help`")

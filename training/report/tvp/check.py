@@ -69,8 +69,14 @@ def _model_faults(config: ReportConfig) -> Iterator[str]:
 
 
 def _judge_faults(config: ReportConfig) -> list[str]:
+    judge = _judge(config)
+    return checkpoint_faults("recipe.clip", judge, *JUDGES) if judge else []
+
+
+def _judge(config: ReportConfig) -> Path | None:
+    """None where no frame asks it."""
     asked = any(asks_the_judge(job.method) for job in plan_frames(config))
-    return checkpoint_faults("recipe.clip", config.recipe.clip, *JUDGES) if asked else []
+    return config.recipe.judge if asked else None
 
 
 def _scale_faults(config: ReportConfig, sizes: Mapping[str, int]) -> list[str]:
@@ -92,10 +98,11 @@ def seen_by_judge(config: ReportConfig) -> frozenset[str]:
 
     Told by the first weights of the towers.
     """
-    if not any(asks_the_judge(job.method) for job in plan_frames(config)):
+    judge = _judge(config)
+    if judge is None:
         return frozenset()
-    judge = _tower_weights(config.recipe.clip)
-    return frozenset(name for name, folder in config.models.items() if judge & _tower_weights(folder))
+    weights = _tower_weights(judge)
+    return frozenset(name for name, folder in config.models.items() if weights & _tower_weights(folder))
 
 
 def _tower_weights(folder: Path) -> set[bytes]:

@@ -13,6 +13,11 @@ from training.report.tvp.results import Results
 __all__ = ["write_report"]
 
 REPORT_FILE = "report.md"
+_AGREEMENT = (
+    "Cohen's κ, the mean over frames (lowest to highest): 0 where answers drawn blindly in the same "
+    "proportions would be right as often, below it where they would be right more often, 1 where every "
+    "answer is right. A gain in accuracy that leaves κ at 0 is a bias taken away, not a question understood."
+)
 
 
 def write_report(results: Results) -> Path:
@@ -21,6 +26,7 @@ def write_report(results: Results) -> Path:
     config.out.mkdir(parents=True, exist_ok=True)
     parts = [f"# {config.title}", _method(results), "## At a glance", tables.summary(results)]
     parts += ["## Without a prompt", tables.base_accuracy(results)]
+    parts += ["## Beyond blind answers", _AGREEMENT, tables.agreement(results)]
     parts += ["## From each model to each", *_transfer(results)]
     if config.ablation is not None:
         parts += ["## What each part is worth", tables.ablation(results)]
@@ -49,6 +55,9 @@ def _method(results: Results) -> str:
         "without a prompt, on the same pictures, with bootstrap 95 % intervals over seeds and pictures; "
         "where there is one seed (the studies below, unless told otherwise) they speak of its pictures alone."
     )
+    unnamed = [name for name, task in config.tasks.items() if not task.named]
+    if unnamed and recipe.judge:
+        text += f" Answers of {', '.join(unnamed)} name nothing that a judge could see: λ₂ = 0 there."
     if results.seen_by_judge:
         names = ", ".join(sorted(results.seen_by_judge))
         text += (
@@ -60,7 +69,7 @@ def _method(results: Results) -> str:
 
 def _asked(config: ReportConfig, task: str) -> str:
     told = config.tasks[task]
-    return told.how + (", shifted" if told.shifted else "")
+    return told.how + (", shifted: unlike what the models learned" if told.shifted else "")
 
 
 def _transfer(results: Results) -> list[str]:
@@ -74,9 +83,13 @@ def _transfer(results: Results) -> list[str]:
             row.append(float("nan") if gain is None else 100 * gain.mean)
         grid.append(row)
     title = f"{method}: gain over no prompt, mean over tasks"
-    figures.heat_map(grid, config.sources, list(config.models), title, config.out / "transfer.png")
+    own = [(row, list(config.models).index(source)) for row, source in enumerate(config.sources)]
+    figures.heat_map(grid, config.sources, list(config.models), title, config.out / "transfer.png", own=own)
     parts.append(f"![{title}](transfer.png)")
-    parts.append("In italics: models that the frames have had a gradient of; all others are black boxes.")
+    parts.append(
+        "Framed in the picture, in italics in the tables: models that the frames have had a gradient of; all "
+        "others are black boxes."
+    )
     for task in config.tasks:
         for method in config.methods:
             parts += [f"### {task}, {method}", tables.transfer(results, method, task)]
@@ -95,7 +108,8 @@ def _frames(results: Results) -> str:
     sources = results.config.sources
     figures.frames_sheet(pictures, sources, methods, results.config.out / "frames.png")
     return (
-        f"![Learned frames, by source and method, for {task}](frames.png)\n\nClipped to [0, 1] to be shown."
+        f"![Learned frames, by source and method, for {task}](frames.png)\n\n"
+        "Each method's first seed, clipped to [0, 1] to be shown; blank where a method was not trained."
     )
 
 
@@ -124,11 +138,11 @@ def _studies(results: Results) -> list[str]:
 def _draw_scale(results: Results) -> None:
     study = results.config.scale
     assert study is not None
-    lines: dict[str, list[tuple[float, float]]] = {name: [] for name in results.config.models}
-    for share in study.shares:
-        jobs = [job for job in results.trained if job.share == share]
-        for name, points in lines.items():
-            gain = results.gain_on(jobs, name)
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for name in results.config.models:
+        points = lines.setdefault(f"{name} (source)" if name == study.source else name, [])
+        for share in study.shares:
+            gain = results.gain_on([job for job in results.trained if job.share == share], name)
             if gain is not None:
                 points.append((100 * share, 100 * gain.mean))
     figures.curve(

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from training.report.drawing import DPI, new_figure
@@ -12,9 +13,19 @@ __all__ = ["curve", "frames_sheet", "heat_map"]
 
 
 def heat_map(
-    values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], title: str, file: Path
+    values: Sequence[Sequence[float]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str,
+    file: Path,
+    *,
+    own: Sequence[tuple[int, int]] = (),
 ) -> None:
-    """Gains in points, (sources, targets), warm above none and cold below it; NaN stays blank."""
+    """Gains in points, (sources, targets), warm above none and cold below it; NaN stays blank.
+
+    Args:
+        own: cells (row, column) to put a frame around.
+    """
     grid = np.asarray(values, dtype=float)
     limit = max(1.0, float(np.nanmax(np.abs(grid))))
     figure, axes = new_figure(1.6 + 1.2 * len(columns), 1.4 + 0.6 * len(rows))
@@ -26,6 +37,8 @@ def heat_map(
         if np.isfinite(value):
             shade = "white" if abs(value) > 0.6 * limit else "black"
             axes.text(column, row, f"{round(value):+d}", ha="center", va="center", color=shade)
+    for row, column in own:
+        axes.add_patch(Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, fill=False, linewidth=2))
     figure.colorbar(image, label="gain in points")
     figure.savefig(file, dpi=DPI)
 

@@ -11,6 +11,10 @@ from training.report.tvp.config import Method, ReportConfig
 __all__ = ["FrameJob", "asks_the_judge", "plan_frames", "tvp_config"]
 
 
+_NO_STEP = 1e-9
+"""Of a frame that learns nothing: a step that is no longer than this leaves it black."""
+
+
 @dataclass(frozen=True)
 class FrameJob:
     """One frame to train.
@@ -85,7 +89,7 @@ def tvp_config(config: ReportConfig, job: FrameJob, *, out: Any) -> TvpConfig:
     if job.share is not None and config.scale is not None:
         count = max(1, round(job.share * config.scale.examples))
         data = data.model_copy(update={"size" if "size" in type(data).model_fields else "limit": count})
-    plain = job.method in ("vp", "evp")
+    plain, learns = job.method in ("untrained", "vp", "evp"), job.method != "untrained"
     frame = recipe.frame
     if job.method == "vp":
         frame = FrameSpec(canvas=frame.canvas, inner=min(frame.canvas), resample=frame.resample, free="all")
@@ -93,7 +97,7 @@ def tvp_config(config: ReportConfig, job: FrameJob, *, out: Any) -> TvpConfig:
         frame=frame,
         lambda_fca=0.0 if plain or job.method == "tvp-without-fca" else recipe.lambda_fca,
         lambda_tse=recipe.lambda_tse if task.named and asks_the_judge(job.method) else 0.0,
-        clip=recipe.clip,
+        clip=recipe.judge,
         also=tuple(config.models[name] for name in job.sources[1:]),
         random_crop=recipe.random_crop,
         flip=recipe.flip,
@@ -103,9 +107,9 @@ def tvp_config(config: ReportConfig, job: FrameJob, *, out: Any) -> TvpConfig:
         model=config.models[job.sources[0]],
         out=out,
         data=data,
-        steps=recipe.steps,
+        steps=recipe.steps if learns else 1,
         batch=recipe.batch,
-        lr=recipe.lr,
+        lr=recipe.lr if learns else _NO_STEP,
         seed=job.seed,
         dtype=recipe.dtype,
         loss_over=task.loss_over,

@@ -9,11 +9,12 @@ from training.report.answers import Answers
 from training.report.markdown import MEGABYTE, table
 from training.report.tvp.config import METHODS, Method
 from training.report.tvp.plan import FrameJob
-from training.report.tvp.results import Results
+from training.report.tvp.results import Results, Targets
 from training.statistics import Gain, mean_gain, score, yes_no
 
 __all__ = [
     "ablation",
+    "agreement",
     "base_accuracy",
     "corruption",
     "cost",
@@ -22,6 +23,10 @@ __all__ = [
     "summary",
     "transfer",
 ]
+
+
+_WITHOUT_A_JUDGE: dict[Method, Method] = {"tvp-without-fca": "evp", "tvp-without-tse": "tvp"}
+"""What a method is at a task that names nothing, where λ₂ = 0."""
 
 
 def summary(results: Results) -> str:
@@ -49,6 +54,37 @@ def summary(results: Results) -> str:
 
 def _own(job: FrameJob) -> tuple[str, ...]:
     return job.sources[:1]
+
+
+def agreement(results: Results) -> str:
+    """Cohen's κ of each method of the grid by task, the mean over frames with the lowest and the highest."""
+    everything = [job for method in results.config.methods for job in results.frames(method)]
+    black = results.shared_black_boxes(everything)
+    heading, columns = ["method"], list[tuple[str, Targets]]()
+    for task in results.config.tasks:
+        heading += [f"{task}: on its source", f"{task}: on black boxes"]
+        columns += [(task, _own), (task, black)]
+    row = ["none"]
+    for task, targets in columns:
+        asked = [
+            results.base[place, task] for job in everything if job.task == task for place in targets(job)
+        ]
+        row.append(_kappas(asked))
+    rows = [row]
+    for method in results.config.methods:
+        row = [method]
+        for task, targets in columns:
+            jobs = results.frames(method, task=task)
+            row.append(_kappas([results.framed[job, place] for job in jobs for place in targets(job)]))
+        rows.append(row)
+    return table(heading, rows)
+
+
+def _kappas(answers: Sequence[Answers]) -> str:
+    if not answers:
+        return "–"
+    kappas = [one.kappa for one in answers]
+    return f"{np.mean(kappas):+.2f} ({min(kappas):+.2f} to {max(kappas):+.2f})"
 
 
 def base_accuracy(results: Results) -> str:
@@ -84,7 +120,7 @@ def _cell(results: Results, jobs: Sequence[FrameJob], target: str) -> str:
 
 
 def ablation(results: Results) -> str:
-    """All methods on what the ablation was made on: the same sources, tasks, seeds and black boxes."""
+    """All methods on what the ablation was made on, task by task: the same sources, seeds and black boxes."""
     study = results.config.ablation
     assert study is not None
     measured = [
@@ -93,13 +129,26 @@ def ablation(results: Results) -> str:
         if job.share is None and job.sources[0] in study.sources and job.seed in study.seeds
     ]
     black = results.shared_black_boxes(measured)
+    told = f"{len(study.seeds)} seed(s). Black boxes are here those that every method has: "
+    boxes = {f"from {job.sources[0]} {', '.join(black(job)) or 'none'}": None for job in measured}
+    heading = ["method"]
+    for task in results.config.tasks:
+        heading += [f"{task}: on its first source", f"{task}: on black boxes"]
     rows = []
-    for method in METHODS:
-        jobs = [job for job in measured if job.method == method]
-        if jobs:
-            own, others = results.mean_gain(jobs, _own), results.mean_gain(jobs, black)
-            rows.append([f"**{method}**: {METHODS[method]}", str(len(jobs)), _said(own), _said(others)])
-    return table(["method", "frames", "on its first source", "on black-box models"], rows)
+    for method in dict.fromkeys(job.method for job in sorted(measured, key=_rank)):
+        row = [f"**{method}**: {METHODS[method]}"]
+        for task, config in results.config.tasks.items():
+            jobs = [job for job in measured if (job.method, job.task) == (method, task)]
+            if method in _WITHOUT_A_JUDGE and not config.named:
+                row += [f"as {_WITHOUT_A_JUDGE[method]}"] * 2
+            else:
+                row += [_said(results.mean_gain(jobs, _own)), _said(results.mean_gain(jobs, black))]
+        rows.append(row)
+    return f"{told}{'; '.join(boxes)}.\n\n{table(heading, rows)}"
+
+
+def _rank(job: FrameJob) -> int:
+    return list(METHODS).index(job.method)
 
 
 def hallucination(results: Results) -> str:

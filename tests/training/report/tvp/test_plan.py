@@ -1,5 +1,6 @@
 """Which frames a report trains, and as what jobs."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,9 @@ def test_the_grid_is_every_method_source_task_and_seed_with_whole_seeds_first() 
 def test_an_ablation_is_of_the_first_source_and_seed_unless_told() -> None:
     frames = plan_frames(make_config(ablation={}))
     more = frames[24:]
-    assert {job.method for job in more} == {"vp", "tvp-without-fca", "tvp-without-tse", "ensemble"}
+    assert {job.method for job in more} == set(METHODS) - {"evp", "tvp"}
     assert {(job.sources[0], job.seed) for job in more} == {("a", 3)}
-    assert len(more) == 4 * 2
+    assert len(more) == 5 * 2
     assert {job.sources for job in more if job.method == "ensemble"} == {("a", "b")}
 
 
@@ -59,26 +60,42 @@ def test_a_methods_training_job(method: Any) -> None:
     job = FrameJob(method, ("a", "b") if method == "ensemble" else ("a",), "kind", 4)
     told = tvp_config(make_config(), job, out=Path("x"))
     lambdas = told.tvp.lambda_fca, told.tvp.lambda_tse
-    expected = {"vp": (0, 0), "evp": (0, 0), "tvp-without-fca": (0, 0.25), "tvp-without-tse": (0.5, 0)}
+    none = dict.fromkeys(("untrained", "vp", "evp"), (0, 0))
+    expected = {**none, "tvp-without-fca": (0, 0.25), "tvp-without-tse": (0.5, 0)}
     assert lambdas == expected.get(method, (0.5, 0.25))
     frame = told.tvp.frame
     assert (frame.free, frame.inner) == (("all", 224) if method == "vp" else ("border", 164))
     assert told.tvp.also == ((Path("models/b"),) if method == "ensemble" else ())
-    assert (told.seed, told.steps, told.model, told.loss_over) == (4, 7, Path("models/a"), "choices")
+    assert (told.seed, told.model, told.loss_over) == (4, Path("models/a"), "choices")
+    assert (told.steps, told.lr > 1e-6) == ((1, False) if method == "untrained" else (7, True))
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "told"),
     [
-        {"sources": ["a", "d"]},
-        {"scale": {"task": "colour", "source": "a"}},
-        {"corruption": {"task": "kind", "source": "d"}},
-        {"ablation": {"sources": ["d"]}},
+        ({"sources": ["a", "d"]}, "sources: expected names among a, b, c, came d"),
+        (
+            {"scale": {"task": "colour", "source": "a"}},
+            "scale.task: expected names among kind, lines, came colour",
+        ),
+        (
+            {"corruption": {"task": "kind", "source": "d"}},
+            "corruption.source: expected names among a, b, c, came d",
+        ),
+        ({"ablation": {"sources": ["d"]}}, "ablation.sources: expected names among a, b, c, came d"),
     ],
 )
-def test_a_name_that_is_none_of_the_configs_is_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match=r"expected names of models and tasks above, came (d|colour)"):
+def test_a_name_that_is_none_of_the_configs_is_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(told)):
         make_config(**changes)
+
+
+def test_a_judge_is_named_where_it_is_asked() -> None:
+    with pytest.raises(ValidationError, match="clip: expected a folder, came none"):
+        make_config(recipe={"lambda_tse": 0.1})
+    config = make_config(recipe={"lambda_tse": 0})
+    told = tvp_config(config, FrameJob("tvp", ("a",), "kind", 3), out=Path("x"))
+    assert (told.tvp.clip, told.tvp.lambda_tse) == (None, 0)
 
 
 def test_an_ensemble_takes_two_models() -> None:

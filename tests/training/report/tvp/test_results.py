@@ -112,13 +112,46 @@ def test_an_ensemble_and_tvp_are_compared_on_the_same_black_boxes(bundle: Bundle
     for job in results.frames("tvp", source="a"):
         results.framed[job, "b"] = answers(0)  # the ensemble's second source: no black box of the ensemble
     row = next(row for row in tables.ablation(results).splitlines() if row.startswith("| **tvp**:"))
-    assert row.split(" | ")[3].startswith("+15.0 points")
+    assert row.split(" | ")[2].startswith("+15.0 points")
+
+
+def test_an_ablation_says_where_two_methods_are_one(bundle: Bundle) -> None:
+    """Where answers name nothing no judge is asked, so that TVP without FCA is EVP."""
+    results = make_results(bundle)
+    lines = results.config.tasks["lines"].model_copy(update={"named": False})
+    results.config.tasks["lines"] = lines
+    rows = {row.split("**")[1]: row for row in tables.ablation(results).splitlines() if "**" in row}
+    assert rows["tvp-without-fca"].endswith("| as evp | as evp |")
+    assert rows["tvp-without-tse"].endswith("| as tvp | as tvp |")
+    assert [name for name, row in rows.items() if " as " not in row] == [
+        "untrained",
+        "vp",
+        "evp",
+        "tvp",
+        "ensemble",
+    ]
+    assert "Answers of lines name nothing that a judge could see: λ₂ = 0 there." in document._method(results)
 
 
 def test_an_ablation_beside_the_grid_is_not_in_the_grid(bundle: Bundle) -> None:
     results = make_results(bundle, ablation={"methods": ["tvp"], "seeds": [9]})
     assert {job.seed for job in results.frames("tvp")} == {3, 4}
     assert "paired by source, task and seed: +20.0 points [" in tables.summary(results)
+
+
+def test_agreement_is_beyond_what_blind_answers_have() -> None:
+    wanted = ("food", "face") * 10
+    assert Answers(wanted, wanted).kappa == 1
+    assert Answers(wanted, ("Food.",) * 20).kappa == 0  # half of them right, and nothing known
+    assert Answers(wanted, wanted[::-1]).kappa == -1
+    assert Answers(("food",), ("food",)).kappa == 0
+
+
+def test_agreement_is_shown_by_method_and_task(bundle: Bundle) -> None:
+    rows = tables.agreement(make_results(bundle)).splitlines()
+    assert rows[0].split(" | ")[1:3] == ["kind: on its source", "kind: on black boxes"]
+    assert rows[2].startswith("| none | +0.00 (+0.00 to +0.00) |")
+    assert rows[4].startswith("| tvp | +0.60 (+0.60 to +0.60) | +0.30 (+0.30 to +0.30) |")
 
 
 def test_answers_are_compared_after_normalisation() -> None:
@@ -142,7 +175,8 @@ def test_tables_say_what_was_found(bundle: Bundle) -> None:
     assert rows[2].count("| -5 [") == 2
     assert tables.base_accuracy(results).count("50 % [") == 3 * 2
     assert tables.base_accuracy(results).splitlines()[-1] == "| n | 20 | 20 |"
-    assert [row.split(" | ")[1] for row in tables.ablation(results).splitlines()[2:]] == ["2"] * 6
+    assert "Black boxes are here those that every method has: from a c." in tables.ablation(results)
+    assert "as evp" not in tables.ablation(results)
     assert "| 10 % | 4 | +30.0 points [" in tables.scale(results)
     assert "| fog | 20 | 30 % | 60 % | +30.0 points [" in tables.corruption(results)  # n: pictures alone
     assert "| tvp | 12 of 12 | " in tables.cost(results)  # not those of a share of the data
@@ -175,6 +209,7 @@ def test_the_report_is_whole(bundle: Bundle, tmp_path: Path) -> None:
     assert headings == [
         "## At a glance",
         "## Without a prompt",
+        "## Beyond blind answers",
         "## From each model to each",
         "## What each part is worth",
         "## The frames",
