@@ -81,8 +81,9 @@ def test_the_yaml_in_the_guide_is_yaml() -> None:
     """Every block of docs/training.md; the first, with a part `tvp` of a later one, is a whole config."""
     guide = (EXAMPLES.parent / "docs" / "training.md").read_text(encoding="utf-8")
     blocks = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", guide, flags=re.DOTALL)]
-    assert len(blocks) == 3
-    whole, frame, data = blocks
+    assert len(blocks) == 4
+    whole, frame, data, report = blocks
     assert M2ptConfig.model_validate(whole).steps == 300
     assert TvpConfig.model_validate({**whole, **frame}).tvp.frame.value_range == "unit"
     assert M2ptConfig.model_validate({**whole, **data}).data.kind == "llava_json"
+    assert ReportConfig.model_validate(report).sources == ("first",)
