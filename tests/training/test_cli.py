@@ -132,7 +132,9 @@ def test_a_bundle_that_is_none(jobs: Path, tmp_path: Path, capsys: pytest.Captur
     assert "error: bundle '1: none' is refused" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["train", "--help"], ["evaluate", "--help"], ["model", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["train", "--help"], ["evaluate", "--help"], ["report", "--help"], ["model", "--help"]]
+)
 def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     try:
         status = main(arguments)
@@ -145,6 +147,10 @@ def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         assert "tvp.lambda_fca" in printed
         assert "m2pt.text_length" in printed
         assert "default 0.005" in printed
+    if arguments[0] == "report":
+        assert "tasks.NAME.named" in printed
+        assert "where finished jobs are kept, by content (default runs/report)" in printed
+        assert "rates.METHOD.vision_lr" in printed
 
 
 @pytest.mark.parametrize("arguments", [[], ["paint", "pico-llava"]])

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -18,8 +20,15 @@ def field_lines(parts: Iterable[tuple[str, type[BaseModel]]]) -> Iterator[str]:
 
 def field_line(name: str, field: FieldInfo) -> str:
     """Name, meaning and default."""
-    default = "…" if field.default_factory else json.dumps(field.default, default=lambda _: "…").strip('"')
-    default = "none" if default in ("", "null") else default
+    default = "…" if field.default_factory else _shown(field.default)
     shown = "required" if field.is_required() else f"default {default}"
-    stated = field.default is None and "default" in (field.description or "")
-    return f"  {name:<24}{field.description or ''}" + ("" if stated else f" ({shown})")
+    stated = not field.default and "default" in (field.description or "")
+    told = [field.description] if field.description else []
+    return f"  {name:<23} " + " ".join(told if stated else [*told, f"({shown})"])
+
+
+def _shown(default: Any) -> str:
+    text = json.dumps(
+        default, default=lambda one: str(one) if isinstance(one, Path) else "…", ensure_ascii=False
+    )
+    return "none" if default in ("", None) else text.strip('"')
