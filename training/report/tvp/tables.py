@@ -31,8 +31,7 @@ _WITHOUT_A_JUDGE: dict[Method, Method] = {"tvp-without-fca": "evp", "tvp-without
 
 def summary(results: Results) -> str:
     """Each method of the whole grid: its gain over no prompt on its source and on black boxes."""
-    everything = [job for method in results.config.methods for job in results.frames(method)]
-    black = results.shared_black_boxes(everything)
+    black = results.shared_black_boxes(_grid(results))
     rows = []
     for method in results.config.methods:
         jobs = results.frames(method)
@@ -52,24 +51,26 @@ def summary(results: Results) -> str:
     return text
 
 
+def _grid(results: Results) -> list[FrameJob]:
+    return [job for method in results.config.methods for job in results.frames(method)]
+
+
 def _own(job: FrameJob) -> tuple[str, ...]:
     return job.sources[:1]
 
 
 def agreement(results: Results) -> str:
     """Cohen's κ of each method of the grid by task, the mean over frames with the lowest and the highest."""
-    everything = [job for method in results.config.methods for job in results.frames(method)]
-    black = results.shared_black_boxes(everything)
+    grid = _grid(results)
+    black = results.shared_black_boxes(grid)
     heading, columns = ["method"], list[tuple[str, Targets]]()
     for task in results.config.tasks:
         heading += [f"{task}: on its source", f"{task}: on black boxes"]
         columns += [(task, _own), (task, black)]
     row = ["none"]
     for task, targets in columns:
-        asked = [
-            results.base[place, task] for job in everything if job.task == task for place in targets(job)
-        ]
-        row.append(_kappas(asked))
+        jobs = [job for job in grid if job.task == task]
+        row.append(_kappas([results.base[place, task] for job in jobs for place in targets(job)]))
     rows = [row]
     for method in results.config.methods:
         row = [method]
@@ -130,12 +131,13 @@ def ablation(results: Results) -> str:
     ]
     black = results.shared_black_boxes(measured)
     told = f"{len(study.seeds)} seed(s). Black boxes are here those that every method has: "
-    boxes = {f"from {job.sources[0]} {', '.join(black(job)) or 'none'}": None for job in measured}
+    boxes = dict.fromkeys(f"from {job.sources[0]} {', '.join(black(job)) or 'none'}" for job in measured)
     heading = ["method"]
     for task in results.config.tasks:
         heading += [f"{task}: on its first source", f"{task}: on black boxes"]
     rows = []
-    for method in dict.fromkeys(job.method for job in sorted(measured, key=_rank)):
+    asked = {job.method for job in measured}
+    for method in (one for one in METHODS if one in asked):
         row = [f"**{method}**: {METHODS[method]}"]
         for task, config in results.config.tasks.items():
             jobs = [job for job in measured if (job.method, job.task) == (method, task)]
@@ -145,10 +147,6 @@ def ablation(results: Results) -> str:
                 row += [_said(results.mean_gain(jobs, _own)), _said(results.mean_gain(jobs, black))]
         rows.append(row)
     return f"{told}{'; '.join(boxes)}.\n\n{table(heading, rows)}"
-
-
-def _rank(job: FrameJob) -> int:
-    return list(METHODS).index(job.method)
 
 
 def hallucination(results: Results) -> str:
