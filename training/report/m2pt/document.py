@@ -1,9 +1,10 @@
 """Puts a report together: a Markdown file, and its pictures in a folder beside it."""
 
+import json
 from pathlib import Path
 
 from training.report.m2pt import figures, tables
-from training.report.m2pt.config import COMPONENTS, ReportConfig
+from training.report.m2pt.config import COMPONENTS, RecipeConfig, ReportConfig
 from training.report.m2pt.results import Results
 from training.report.m2pt.verdict import verdict
 from training.statistics import Score
@@ -39,12 +40,18 @@ def _method(config: ReportConfig) -> str:
         f"One model, {config.model.name}; every method is trained on the same examples in the same order, "
         f"in M²PT's own loop: {recipe.steps} steps of batch {recipe.batch * recipe.accumulate}, AdamW, "
         f"cosine, a learning rate of its own, {len(config.seeds)} seed(s). M²PT has {recipe.text_length} "
-        f"text rows and {recipe.vision_length} vision rows a layer, mode {recipe.mode}. LoRA and prompt "
-        "tuning are PEFT's. Values on disk are bfloat16.\n\n"
+        f"text rows and {recipe.vision_length} vision rows a layer, mode {recipe.mode}; {_begun(recipe)}. "
+        "LoRA and prompt tuning are PEFT's. Values on disk are bfloat16.\n\n"
         f"Accuracy is on held-out pictures, answers found by {config.how}, with bootstrap 95 % intervals "
-        "over seeds and pictures; where there is one seed they speak of pictures alone. Seconds and memory "
-        "are of one training in a process of its own."
+        "over seeds and pictures; where there is one seed they speak of pictures alone. Seconds (shortest to "
+        "longest) and memory are of one training in a process of its own."
     )
+
+
+def _begun(recipe: RecipeConfig) -> str:
+    if recipe.init_text is None:
+        return "text rows begin at random"
+    return f"text rows, and those of prompt tuning, begin as the text {json.dumps(recipe.init_text)}"
 
 
 def _over_values(results: Results) -> str:
@@ -53,7 +60,10 @@ def _over_values(results: Results) -> str:
     points: dict[str, tuple[int, Score]] = {
         method: (results.values(method), results.score(method, unseen)) for method in trained
     }
-    figures.over_values(points, config.pictures / "values.png")
+    levels = {"the model as it is": results.score("none", unseen).accuracy}
+    if results.guessing:
+        levels["guessing"] = results.guess(unseen)
+    figures.over_values(points, config.pictures / "values.png", levels)
     return _picture(config, "Accuracy on unseen tasks over the number of trained values", "values.png")
 
 
@@ -64,7 +74,10 @@ def _components(results: Results) -> str:
         kind: {method: results.score(method, list(tasks)) for method in chosen}
         for kind, tasks in (("unseen", config.unseen), ("seen", config.seen))
     }
-    figures.bars(scores, config.pictures / "components.png")
+    guessing = dict[str, float]()
+    if results.guessing:
+        guessing = {"unseen": results.guess(config.unseen), "seen": results.guess(config.seen)}
+    figures.bars(scores, config.pictures / "components.png", guessing)
     return _picture(config, "Accuracy with each part of M²PT alone, and together", "components.png")
 
 
@@ -79,7 +92,8 @@ def _lengths(results: Results) -> str:
     figures.length_map(grid, study.text, study.vision, config.pictures / "lengths.png")
     seeds = len(study.seeds or config.seeds[:1])
     return (
-        f"M²PT with other numbers of rows, all from random tokens; {seeds} seed(s).\n\n"
+        f"M²PT with other numbers of rows, all from tokens of the vocabulary at random; {seeds} seed(s). "
+        "Differences of less than an interval mean nothing.\n\n"
         + _picture(config, "Accuracy on unseen tasks over the numbers of rows", "lengths.png")
         + "\n\n"
         + tables.lengths(results)

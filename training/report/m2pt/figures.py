@@ -16,33 +16,57 @@ __all__ = ["attention", "bars", "length_map", "over_values"]
 
 _COLOURS = {"unseen": "tab:blue", "seen": "tab:gray"}
 _TITLE, _SMALL = 10, 7
+_SPAN = 20
+"""Points of accuracy that a map's colours span at least, so that noise looks like what it is."""
 
 
-def bars(scores: Mapping[str, Mapping[str, Score]], file: Path) -> None:
-    """Accuracy of each method on unseen and seen tasks, with intervals. `scores`: kind -> method -> score."""
+def bars(
+    scores: Mapping[str, Mapping[str, Score]], file: Path, guessing: Mapping[str, float] | None = None
+) -> None:
+    """Accuracy of each method on unseen and seen tasks, with intervals.
+
+    Args:
+        scores: kind -> method -> score.
+        guessing: kind -> accuracy of choices drawn blindly, a dotted line.
+    """
     figure, axes = new_figure(7.5, 4.0)
     for number, (kind, found) in enumerate(scores.items()):
         places = np.arange(len(found)) + 0.4 * number - 0.2
         heights, errors = _points(list(found.values()))
         axes.bar(places, heights, 0.36, yerr=errors, capsize=3, label=f"{kind} tasks", color=_COLOURS[kind])
         axes.set_xticks(np.arange(len(found)), list(found))
+    for kind, accuracy in (guessing or {}).items():
+        axes.axhline(100 * accuracy, linestyle=":", color=_COLOURS[kind], label=f"guessing, {kind}")
     axes.set(ylabel="accuracy, %", ylim=(0, 100), title="What each part of M²PT is worth")
     axes.grid(axis="y", alpha=0.3)
     axes.legend()
     figure.savefig(file, dpi=DPI)
 
 
-def over_values(points: Mapping[str, tuple[int, Score]], file: Path) -> None:
-    """Accuracy on unseen tasks over the number of trained values, a point with its interval a method."""
-    figure, axes = new_figure(7.5, 4.2)
-    for name, (values, score) in points.items():
+def over_values(
+    points: Mapping[str, tuple[int, Score]], file: Path, levels: Mapping[str, float] | None = None
+) -> None:
+    """Accuracy on unseen tasks over the number of trained values, a point with its interval a method.
+
+    Args:
+        levels: what a dotted line is drawn for -> its accuracy.
+    """
+    figure, axes = new_figure(9.0, 4.6)
+    ordered = sorted(points.items(), key=lambda point: point[1][0])
+    for number, (name, (values, score)) in enumerate(ordered):
         heights, errors = _points([score])
         colour = "tab:red" if name == "m2pt" else "tab:blue"
         axes.errorbar([values], heights, yerr=errors, fmt="o", capsize=3, color=colour)
-        axes.annotate(name, (values, heights[0]), xytext=(6, 4), textcoords="offset points", fontsize=8)
+        end, lift = ((100 * score.high, 4), (100 * score.low, -11))[number % 2]  # neighbours' names apart
+        place = {"xytext": (0, lift), "textcoords": "offset points", "ha": "center"}
+        axes.annotate(name, (values, end), fontsize=8, color=colour, **place)
+    for shade, (name, accuracy) in zip(("black", "gray"), (levels or {}).items(), strict=False):
+        axes.axhline(100 * accuracy, linestyle=":", color=shade, label=name)
+    if levels:
+        axes.legend(loc="best", fontsize=8)
     axes.set_xscale("log")
     axes.set(xlabel="trained values", ylabel="accuracy, %", title="Unseen tasks, over what was trained")
-    axes.margins(x=0.15)
+    axes.margins(x=0.1, y=0.12)
     axes.grid(alpha=0.3)
     figure.savefig(file, dpi=DPI)
 
@@ -50,14 +74,14 @@ def over_values(points: Mapping[str, tuple[int, Score]], file: Path) -> None:
 def length_map(
     values: Sequence[Sequence[float]], text: Sequence[int], vision: Sequence[int], file: Path
 ) -> None:
-    """Accuracy (shares of one) over P_t, down, and P_v, across."""
+    """Accuracy (shares of one) over P_t, down, and P_v, across; the colours span `_SPAN` points at least."""
     grid = 100 * np.asarray(values, dtype=float)
+    middle, half = (grid.min() + grid.max()) / 2, max(_SPAN, np.ptp(grid)) / 2
     figure, axes = new_figure(2.6 + 1.1 * len(vision), 1.6 + 0.7 * len(text))
-    image = axes.imshow(grid, cmap="viridis", aspect="auto")
+    image = axes.imshow(grid, cmap="viridis", aspect="auto", vmin=middle - half, vmax=middle + half)
     axes.set_xticks(range(len(vision)), [str(length) for length in vision])
     axes.set_yticks(range(len(text)), [str(length) for length in text])
     axes.set(xlabel="vision rows P_v", ylabel="text rows P_t", title="Accuracy on unseen tasks, %")
-    middle = (grid.min() + grid.max()) / 2
     for (row, column), value in np.ndenumerate(grid):
         shade = "white" if value < middle else "black"
         axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=shade)

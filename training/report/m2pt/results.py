@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,7 @@ class Results:
 
     Attributes:
         base: task to the model's own answers.
+        guessing: task to the accuracy of choices drawn blindly; empty where nothing is ranked.
         tuned: each training's result.
         answers: (training, task) to the answers with it.
         looks: where M²PT's first seed looks, on examples of the unseen tasks.
@@ -40,6 +42,7 @@ class Results:
 
     config: ReportConfig
     base: dict[str, Answers] = field(default_factory=dict)
+    guessing: dict[str, float] = field(default_factory=dict)
     tuned: dict[TuningJob, Tuned] = field(default_factory=dict)
     answers: dict[tuple[TuningJob, str], Answers] = field(default_factory=dict)
     looks: list[Looked] = field(default_factory=list)
@@ -59,6 +62,10 @@ class Results:
         tasks share their trainings, and their pictures are as many as independent.
         """
         return mean_score([self._right(method, tasks, lengths)])
+
+    def guess(self, tasks: Iterable[str]) -> float:
+        """Accuracy of choices drawn blindly, the mean over tasks; of a report that ranks."""
+        return fmean(self.guessing[task] for task in tasks)
 
     def gain(self, method: Method, over: Method, tasks: Sequence[str]) -> Gain:
         """How much more often one method is right than another, paired by seed and picture."""

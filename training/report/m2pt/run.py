@@ -8,7 +8,8 @@ from tqdm import tqdm
 from prompts.bundle import Bundle
 from training.backbone import LlavaBackbone
 from training.baselines import Saved, load_saved
-from training.data import make_source
+from training.data import DataConfig, make_source
+from training.evaluate import choices_of
 from training.report.answers import Answers, answers_digest, measure, read_answers
 from training.report.digests import model_digest, tuning_digest
 from training.report.m2pt.attention import look_at
@@ -63,6 +64,8 @@ def _measure_all(config: ReportConfig, results: Results) -> None:
             bar.set_postfix_str(f"none: {task}")
             results.base[task] = asked.answers(task)
             bar.update()
+        if config.how == "ranking":
+            results.guessing = {task: _guessing(told.test) for task, told in config.tasks.items()}
         for job, tuned in results.tuned.items():
             asked = _Asked(config, tuned, plain)
             for task in _measured(config, job):
@@ -71,6 +74,11 @@ def _measure_all(config: ReportConfig, results: Results) -> None:
                 bar.update()
     if config.attention is not None:
         _look(config, config.attention, results, plain)
+
+
+def _guessing(data: DataConfig) -> float:
+    source = make_source(data)
+    return sum(1 / len(choices_of(source[place])) for place in range(len(source))) / len(source)
 
 
 def _look(config: ReportConfig, told: AttentionConfig, results: Results, plain: list[LlavaBackbone]) -> None:

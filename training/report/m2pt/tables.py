@@ -23,6 +23,9 @@ def comparison(results: Results) -> str:
         rows.append(
             [f"**{method}**", *_learned(results, method), *per_task, *averages, *cost_of(results, method)]
         )
+    if results.guessing:
+        blind = [*(results.guessing[task] for task in unseen), *map(results.guess, (unseen, known))]
+        rows.append(["guessing", "–", "–", *map(_share, blind), "–", "–"])
     heading = ["method", "trained values", "bytes on disk", *unseen, "unseen, average", "seen, average"]
     return table([*heading, "seconds", "peak memory, MB"], rows)
 
@@ -34,6 +37,8 @@ def seen(results: Results) -> str:
         [f"**{method}**", *(_cell(results.score(method, [task])) for task in tasks)]
         for method in results.config.methods
     ]
+    if results.guessing:
+        rows.append(["guessing", *(_share(results.guessing[task]) for task in tasks)])
     return table(["method", *tasks], rows)
 
 
@@ -74,12 +79,13 @@ def looks(found: Sequence[Look]) -> str:
 
 
 def cost_of(results: Results, method: Method) -> Sequence[str]:
-    """Seconds (the median training) and the most memory; – where nothing was trained or timed."""
+    """Seconds (the shortest and the longest training) and the most memory; – where nothing was timed."""
     costs = [cost for job in results.jobs(method) if (cost := results.tuned[job].cost) is not None]
     if not costs:
         return "–", "–"
-    seconds = float(np.median([one.seconds for one in costs]))
-    return f"{seconds:.0f}", f"{max(one.peak_bytes for one in costs) / MEGABYTE:,.0f}"
+    least, most = (round(of(one.seconds for one in costs)) for of in (min, max))
+    seconds = f"{least}" if least == most else f"{least}–{most}"
+    return seconds, f"{max(one.peak_bytes for one in costs) / MEGABYTE:,.0f}"
 
 
 def _learned(results: Results, method: Method) -> Sequence[str]:
@@ -87,5 +93,9 @@ def _learned(results: Results, method: Method) -> Sequence[str]:
     return f"{results.values(method):,}", f"{max(sizes, default=0):,}"
 
 
+def _share(accuracy: float) -> str:
+    return f"{100 * accuracy:.1f} %"
+
+
 def _cell(score: Score) -> str:
-    return f"{100 * score.accuracy:.1f} % [{100 * score.low:.0f}–{100 * score.high:.0f}]"
+    return f"{_share(score.accuracy)} [{100 * score.low:.0f}–{100 * score.high:.0f}]"

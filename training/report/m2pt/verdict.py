@@ -1,9 +1,10 @@
 """What the numbers say to the aim: M²PT above every method as small as it, and close to full fine-tuning."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 from training.report.m2pt.config import Method
 from training.report.m2pt.results import Results
+from training.report.markdown import table
 from training.statistics import Gain
 
 __all__ = ["MARGIN", "verdict"]
@@ -19,55 +20,78 @@ def verdict(results: Results) -> str:
     parts = [
         f"Aim, on average over the {len(results.config.unseen)} unseen tasks: M²PT above every method with "
         f"at most its number of trained values, and within {100 * MARGIN:g} points of full fine-tuning.",
-        f"**{_small(results)} {_full(results)}**",
-        "\n".join(_lines(results)),
+        f"**{' '.join(said for said in (_untuned(results), _small(results), _full(results)) if said)}**",
+        _table(results),
     ]
     return "\n\n".join(parts)
 
 
-def _gain(results: Results, over: Method) -> Gain:
-    return results.gain("m2pt", over, list(results.config.unseen))
+def _gain(results: Results, over: Method, tasks: Sequence[str] | None = None) -> Gain:
+    return results.gain("m2pt", over, list(results.config.unseen if tasks is None else tasks))
+
+
+def _others(results: Results) -> list[Method]:
+    return [method for method in results.config.methods if method != "m2pt"]
 
 
 def _rivals(results: Results) -> list[Method]:
-    """The methods with at most M²PT's number of trained values."""
+    """The trainings with at most M²PT's number of trained values."""
     most = results.values("m2pt")
-    others = [method for method in results.config.methods if method != "m2pt"]
-    return [method for method in others if results.values(method) <= most]
+    return [method for method in _others(results) if 0 < results.values(method) <= most]
+
+
+def _untuned(results: Results) -> str:
+    """Whether M²PT is worth anything here."""
+    if "none" not in results.config.methods:
+        return ""
+    gain = _gain(results, "none")
+    if gain.low > 0:
+        return f"M²PT gains over the model as it is ({gain})."
+    if gain.high < 0:
+        return f"M²PT takes away from the model as it is ({gain}): this half of the aim is missed."
+    return f"That M²PT gains over the model as it is, is not shown ({gain})."
 
 
 def _small(results: Results) -> str:
-    rivals = _rivals(results)
-    if not rivals:
-        return "No method measured here is as small as M²PT."
-    above = [method for method in rivals if _gain(results, method).mean > 0]
-    if len(above) == len(rivals):
-        doubted = [method for method in rivals if _gain(results, method).low <= 0]
-        if not doubted:
-            return "M²PT is above every method of its size or less, and the intervals leave no doubt."
+    gains = {method: _gain(results, method) for method in _rivals(results)}
+    if not gains:
+        return "No training measured here is as small as M²PT."
+    behind = [method for method, gain in gains.items() if gain.mean <= 0]
+    doubted = [method for method, gain in gains.items() if gain.low <= 0]
+    if behind:
+        sure = [method for method in behind if gains[method].high < 0]
+        how_sure = f"(surely below {', '.join(sure)})" if sure else "(the intervals decide none of this)"
+        return f"It is not above {', '.join(behind)} {how_sure}: this half of the aim is missed."
+    if doubted:
         return (
-            "M²PT is above every method of its size or less; the interval of its lead over "
+            "It is above every training of its size or less; the interval of its lead over "
             f"{', '.join(doubted)} holds zero."
         )
-    behind = ", ".join(method for method in rivals if method not in above)
-    return f"M²PT is not above {behind}: this half of the aim is missed."
+    return "It is above every training of its size or less, and the intervals leave no doubt."
 
 
 def _full(results: Results) -> str:
     if "full" not in results.config.methods:
         return "Full fine-tuning was not measured."
-    gain = _gain(results, "full")
-    if gain.mean >= 0:
-        return f"It is not behind full fine-tuning ({gain})."
+    gain, margin = _gain(results, "full"), f"{100 * MARGIN:g} points of full fine-tuning"
+    if gain.low >= -MARGIN:
+        return f"It is within {margin}, and the interval leaves no doubt ({gain})."
     if gain.mean >= -MARGIN:
-        sure = "" if gain.low >= -MARGIN else ", though the interval reaches further"
-        return f"It is within {100 * MARGIN:g} points of full fine-tuning ({gain}){sure}."
-    return f"It is more than {100 * MARGIN:g} points behind full fine-tuning ({gain}): this half is missed."
+        return f"On average it is within {margin}, but the interval reaches further ({gain})."
+    sure = "" if gain.high < -MARGIN else ", though the interval does not exclude it"
+    return f"It is not within {margin} ({gain}){sure}: this half of the aim is missed."
 
 
-def _lines(results: Results) -> Iterator[str]:
-    rivals = _rivals(results)
-    for method in results.config.methods:
-        if method != "m2pt":
-            size = "at most as many values" if method in rivals else "more values"
-            yield f"- M²PT over {method} ({results.values(method):,}, {size}): {_gain(results, method)}"
+def _table(results: Results) -> str:
+    rivals, seen = _rivals(results), list(results.config.seen)
+    rows = [
+        [
+            method,
+            f"{results.values(method):,}",
+            "yes" if method in rivals else "no",
+            str(_gain(results, method)),
+            str(_gain(results, method, seen)),
+        ]
+        for method in _others(results)
+    ]
+    return table(["M²PT over", "trained values", "of its size or less", "unseen", "seen"], rows)

@@ -59,15 +59,20 @@ def test_scores_are_means_over_tasks_and_seeds(tmp_path: Path) -> None:
     [
         (
             {},
-            "M²PT is above every method of its size or less, and the intervals leave no doubt. "
-            "It is within 3 points of full fine-tuning (-2.5 points",
+            "It is above every training of its size or less, and the intervals leave no doubt. "
+            "On average it is within 3 points of full fine-tuning, but the interval reaches further (-2.5",
         ),
-        ({"lora-1": 29}, "its lead over lora-1 holds zero. It is within"),
-        ({"lora-1": 30}, "M²PT is not above lora-1: this half of the aim is missed."),
-        ({"lora-8": 40}, "M²PT is above every method of its size or less, and"),
-        ({"none": 36}, "M²PT is not above none: this half of the aim is missed."),
-        ({"full": 36}, "It is more than 3 points behind full fine-tuning (-15.0 points"),
-        ({"full": 28}, "It is not behind full fine-tuning (+5.0 points"),
+        ({}, "M²PT gains over the model as it is (+"),
+        ({"lora-1": 29}, "its lead over lora-1 holds zero. On average it is within"),
+        ({"lora-1": 30}, "It is not above lora-1 (the intervals decide none of this): this half"),
+        ({"lora-1": 36}, "It is not above lora-1 (surely below lora-1): this half"),
+        ({"lora-8": 38}, "It is above every training of its size or less, and"),
+        ({"none": 30}, "That M²PT gains over the model as it is, is not shown ("),
+        ({"none": 38}, "M²PT takes away from the model as it is (-"),
+        ({"full": 32}, "It is not within 3 points of full fine-tuning (-5.0 points"),
+        ({"full": 32}, "though the interval does not exclude it: this half"),
+        ({"full": 38}, "It is not within 3 points of full fine-tuning (-20.0 points"),
+        ({"full": 28}, "It is within 3 points of full fine-tuning, and the interval leaves no doubt (+5.0"),
     ],
 )
 def test_the_verdict_is_what_the_numbers_say(changed: dict[str, int], said: str, tmp_path: Path) -> None:
@@ -91,8 +96,14 @@ def test_the_report_and_its_pictures(tmp_path: Path) -> None:
         tokens=("$why\n",),
     )
     results.looks = [Looked("more", "Why [so]?", "yes", "no", look)] * 2
+    results.guessing = {"more": 0.5, "larger": 0.25, "count": 0.125}
     file = write_report(results)
     text = file.read_text(encoding="utf-8")
+    assert "| guessing | – | – | 50.0 % | 25.0 % | 37.5 % | 12.5 % | – | – |" in text
+    assert text.count("| guessing |") == 2
+    assert 'begin as the text "one two"' in text
+    assert "| lora-8 | 700 | no | +15.0 points [" in text
+    assert "| lora-1 | 90 | yes | +25.0 points [" in text
     pictures = {"attention-1.png", "attention-2.png", "components.png", "lengths.png", "values.png"}
     assert {path.name for path in (tmp_path / "docs" / "x").iterdir()} == pictures
     assert all(f"](x/{name})" in text for name in pictures)
