@@ -60,8 +60,8 @@ def over_values(
         end, lift = ((100 * score.high, 4), (100 * score.low, -11))[number % 2]  # neighbours' names apart
         place = {"xytext": (0, lift), "textcoords": "offset points", "ha": "center"}
         axes.annotate(name, (values, end), fontsize=8, color=colour, **place)
-    for shade, (name, accuracy) in zip(("black", "gray"), (levels or {}).items(), strict=False):
-        axes.axhline(100 * accuracy, linestyle=":", color=shade, label=name)
+    for number, (name, accuracy) in enumerate((levels or {}).items()):
+        axes.axhline(100 * accuracy, linestyle=":", color=("black", "gray")[number % 2], label=name)
     if levels:
         axes.legend(loc="best", fontsize=8)
     axes.set_xscale("log")

@@ -35,9 +35,9 @@ def _others(results: Results) -> list[Method]:
 
 
 def _rivals(results: Results) -> list[Method]:
-    """The trainings with at most M²PT's number of trained values."""
+    """The methods with at most M²PT's number of trained values, the model as it is among them."""
     most = results.values("m2pt")
-    return [method for method in _others(results) if 0 < results.values(method) <= most]
+    return [method for method in _others(results) if results.values(method) <= most]
 
 
 def _untuned(results: Results) -> str:
@@ -48,14 +48,14 @@ def _untuned(results: Results) -> str:
     if gain.low > 0:
         return f"M²PT gains over the model as it is ({gain})."
     if gain.high < 0:
-        return f"M²PT takes away from the model as it is ({gain}): this half of the aim is missed."
+        return f"M²PT takes away from the model as it is ({gain})."
     return f"That M²PT gains over the model as it is, is not shown ({gain})."
 
 
 def _small(results: Results) -> str:
     gains = {method: _gain(results, method) for method in _rivals(results)}
     if not gains:
-        return "No training measured here is as small as M²PT."
+        return "No method measured here is as small as M²PT."
     behind = [method for method, gain in gains.items() if gain.mean <= 0]
     doubted = [method for method, gain in gains.items() if gain.low <= 0]
     if behind:
@@ -64,10 +64,10 @@ def _small(results: Results) -> str:
         return f"It is not above {', '.join(behind)} {how_sure}: this half of the aim is missed."
     if doubted:
         return (
-            "It is above every training of its size or less; the interval of its lead over "
+            "It is above every method of its size or less; the interval of its lead over "
             f"{', '.join(doubted)} holds zero."
         )
-    return "It is above every training of its size or less, and the intervals leave no doubt."
+    return "It is above every method of its size or less, and the intervals leave no doubt."
 
 
 def _full(results: Results) -> str:

@@ -59,19 +59,20 @@ def test_scores_are_means_over_tasks_and_seeds(tmp_path: Path) -> None:
     [
         (
             {},
-            "It is above every training of its size or less, and the intervals leave no doubt. "
+            "It is above every method of its size or less, and the intervals leave no doubt. "
             "On average it is within 3 points of full fine-tuning, but the interval reaches further (-2.5",
         ),
         ({}, "M²PT gains over the model as it is (+"),
         ({"lora-1": 29}, "its lead over lora-1 holds zero. On average it is within"),
         ({"lora-1": 30}, "It is not above lora-1 (the intervals decide none of this): this half"),
         ({"lora-1": 36}, "It is not above lora-1 (surely below lora-1): this half"),
-        ({"lora-8": 38}, "It is above every training of its size or less, and"),
+        ({"lora-8": 40}, "It is above every method of its size or less, and"),
         ({"none": 30}, "That M²PT gains over the model as it is, is not shown ("),
-        ({"none": 38}, "M²PT takes away from the model as it is (-"),
+        ({"none": 36}, "It is not above none (surely below none): this half of the aim is missed."),
+        ({"none": 36}, "M²PT takes away from the model as it is (-"),
         ({"full": 32}, "It is not within 3 points of full fine-tuning (-5.0 points"),
         ({"full": 32}, "though the interval does not exclude it: this half"),
-        ({"full": 38}, "It is not within 3 points of full fine-tuning (-20.0 points"),
+        ({"full": 36}, "It is not within 3 points of full fine-tuning (-15.0 points"),
         ({"full": 28}, "It is within 3 points of full fine-tuning, and the interval leaves no doubt (+5.0"),
     ],
 )
