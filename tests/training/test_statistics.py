@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from training.schedule import cosine_rate
-from training.statistics import mean_gain, paired_gain, score, yes_no
+from training.statistics import Gain, mean_gain, paired_gain, score, yes_no
 
 # Newcombe, "Two-sided confidence intervals for the single proportion", Statistics in Medicine 17 (1998),
 # table I, method 3 (Wilson's score without continuity correction): the upper bound of 0 right of 20.
@@ -57,6 +57,10 @@ def test_a_gain_by_hand() -> None:
     assert (found.n, found.mean) == (100, pytest.approx(0.2))
     assert (found.low, found.high) == pytest.approx((0.2 - 1.96 * 0.06, 0.2 + 1.96 * 0.06), abs=0.011)
     assert str(paired_gain(without, with_)).startswith("-20.0 points [-3")
+
+
+def test_no_gain_has_no_sign_of_a_loss() -> None:
+    assert str(Gain(n=3, mean=-1e-9, low=-0.0001, high=0.02)) == "+0.0 points [+0.0 to +2.0]"
 
 
 def test_a_gain_is_of_pairs_not_of_two_piles() -> None:

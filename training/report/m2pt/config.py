@@ -150,6 +150,11 @@ class ReportConfig(Part):
             )
         if self.out.suffix != ".md":
             raise ValueError(f"out: expected a file of Markdown, came {self.out}; let it end in .md")
+        if self.recipe.loss_over == "choices" and len(self.usage.choices or ()) < 2:
+            came = len(self.usage.choices or ())
+            raise ValueError(
+                f"recipe.loss_over: expected two usage.choices at least, came {came}; set it to vocabulary"
+            )
         lengths = self.lengths.seeds if self.lengths else ()
         if any(len(set(seeds)) < len(seeds) for seeds in (self.seeds, lengths)):
             raise ValueError("expected different seeds, came one twice; take one out")

@@ -109,6 +109,7 @@ def test_every_training_has_a_digest_of_its_own(tiny_folder: Path) -> None:
         ({"out": "docs/results"}, "expected a file of Markdown, came docs/results"),
         ({"seeds": [1, 1]}, "expected different seeds"),
         ({"methods": ["none"], "attention": {}}, "attention: expected m2pt among the methods"),
+        ({"recipe": {"loss_over": "choices"}}, "recipe.loss_over: expected two usage.choices at least"),
     ],
 )
 def test_what_makes_no_sense_is_refused_at_once(changes: dict[str, Any], message: str) -> None:
