@@ -57,7 +57,7 @@ class Gain:
     high: float
 
     def __str__(self) -> str:
-        return f"{100 * self.mean:+z.1f} points [{100 * self.low:+z.1f} to {100 * self.high:+z.1f}]"
+        return f"{100 * self.mean:+z.1f} points [{100 * self.low:+.1f} to {100 * self.high:+.1f}]"
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ METHODS: dict[Method, str] = {
     "none": "the model as it is",
     "full": "full fine-tuning of language model and projector, LLaVA's second stage",
     "lora-1": "LoRA of rank 1 on every linear layer of the language model (PEFT)",
-    "lora-2": "LoRA of rank 2 there, of M²PT's size on the pico family",
+    "lora-2": "LoRA of rank 2 there, near M²PT's size on the pico family",
     "lora-4": "LoRA of rank 4 there",
     "lora-8": "LoRA of rank 8 there",
     "prompt-tuning": "embeddings before the text, at the input alone (PEFT)",
