@@ -60,7 +60,8 @@ def test_a_gain_by_hand() -> None:
 
 
 def test_no_gain_has_no_sign_of_a_loss() -> None:
-    assert str(Gain(n=3, mean=-1e-9, low=-0.0001, high=0.02)) == "+0.0 points [-0.0 to +2.0]", "a bound keeps its sign"
+    found = Gain(n=3, mean=-1e-9, low=-0.0001, high=0.02)
+    assert str(found) == "+0.0 points [-0.0 to +2.0]", "a bound keeps its sign"
 
 
 def test_a_gain_is_of_pairs_not_of_two_piles() -> None:
