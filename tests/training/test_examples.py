@@ -55,6 +55,21 @@ def test_the_m2pt_reports_example_is_valid() -> None:
     assert {data.task for data in config.seen.values()} == set(INSTRUCTIONS_SEEN)
 
 
+def test_the_held_out_instructions_are_two_halves() -> None:
+    """Rates are chosen on trained instructions alone: one half trains, the other is measured, then turned."""
+    names = ("m2pt-held-out-a.yaml", "m2pt-held-out-b.yaml")
+    halves = [read_config(M2ptReportConfig, EXAMPLES / "report" / name) for name in names]
+    trained = [{part.data.task for part in half.train.parts} for half in halves]
+    measured = [{data.task for data in half.unseen.values()} for half in halves]
+    assert trained == measured[::-1]
+    assert not trained[0] & trained[1]
+    assert trained[0] | trained[1] == set(INSTRUCTIONS_SEEN)
+    assert [{data.task for data in half.seen.values()} for half in halves] == trained
+    assert {data.split for half in halves for data in (half.unseen | half.seen).values()} == {"val"}
+    assert halves[0].recipe == halves[1].recipe
+    assert halves[0].rates == halves[1].rates
+
+
 def test_the_papers_settings_of_tvp() -> None:
     """Batch 16, one epoch of CIFAR-10's 50,000 pictures, lr 10, λ = 0.005 and 0.001, 224 and 164 pixels."""
     config = read_config(TvpConfig, EXAMPLES / "llava-1.5-7b" / "tvp.yaml")

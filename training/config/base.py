@@ -9,7 +9,7 @@ from prompts.canary import MAX_INPUTS
 from prompts.manifest import Name, Usage, Version
 from training.data import DataConfig
 
-__all__ = ["Dtype", "How", "LossOver", "Settings", "Share", "TrainConfig"]
+__all__ = ["Dtype", "How", "LossOver", "Settings", "Share", "TrainConfig", "check_choices"]
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -21,6 +21,20 @@ class Settings(BaseModel):
     """Unknown keys refused, values immutable, no NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def check_choices(loss_over: LossOver, usage: Usage, *, field: str) -> None:
+    """That a loss over choices has some.
+
+    Raises:
+        ValueError: it has fewer than two; `field` is the loss's name in the message.
+    """
+    came = len(usage.choices or ())
+    if loss_over == "choices" and came < 2:
+        raise ValueError(
+            f"{field}: expected two usage.choices at least, came {came}; "
+            f"list them, or set {field}: vocabulary"
+        )
 
 
 class TrainConfig(Settings):
@@ -73,11 +87,7 @@ class TrainConfig(Settings):
 
     @model_validator(mode="after")
     def _has_choices_to_lose_over(self) -> "TrainConfig":
-        if self.loss_over == "choices" and len(self.usage.choices or ()) < 2:
-            raise ValueError(
-                f"loss_over: expected two usage.choices at least, came {len(self.usage.choices or ())}; "
-                "list them, or set loss_over: vocabulary"
-            )
+        check_choices(self.loss_over, self.usage, field="loss_over")
         return self
 
     @property

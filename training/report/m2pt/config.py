@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from prompts.manifest import Usage
 from training.config import Dtype, How
-from training.config.base import Share
+from training.config.base import Share, check_choices
 from training.data import DataConfig
 from training.report.config import MeasuredTask, Part
 
@@ -150,11 +150,7 @@ class ReportConfig(Part):
             )
         if self.out.suffix != ".md":
             raise ValueError(f"out: expected a file of Markdown, came {self.out}; let it end in .md")
-        if self.recipe.loss_over == "choices" and len(self.usage.choices or ()) < 2:
-            came = len(self.usage.choices or ())
-            raise ValueError(
-                f"recipe.loss_over: expected two usage.choices at least, came {came}; set it to vocabulary"
-            )
+        check_choices(self.recipe.loss_over, self.usage, field="recipe.loss_over")
         lengths = self.lengths.seeds if self.lengths else ()
         if any(len(set(seeds)) < len(seeds) for seeds in (self.seeds, lengths)):
             raise ValueError("expected different seeds, came one twice; take one out")
