@@ -10,12 +10,11 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
 	&& echo $$python && break; done)
 ARGS ?=
-# Tests run in so many processes with a thread each, a module whole in one of them, the slowest layer first;
-# WORKERS=0: in one, as by hand.
+# Tests run in so many processes with a thread each, a module whole in one of them; WORKERS=0: in one, as by hand.
 WORKERS ?= 2
 
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 STAMP := $(VENV)/.installed-$(FLAVOUR)
 
 .DEFAULT_GOAL := help

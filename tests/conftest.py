@@ -29,21 +29,13 @@ for _name, _value in _DEFAULTS.items():
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks a test without a layer as `unit`; a test with two is a fault. The slowest layer comes first.
-
-    So that short modules are left for the end, which two workers can share out evenly.
-    """
-    layer_of = {item: _layer(item) for item in items}
-    items.sort(key=lambda item: LAYERS.index(layer_of[item]), reverse=True)
-
-
-def _layer(item: pytest.Item) -> str:
-    layers = [layer for layer in LAYERS if item.get_closest_marker(layer)]
-    if len(layers) > 1:
-        raise pytest.UsageError(f"{item.nodeid} names two layers: {', '.join(layers)}")
-    if not layers:
-        item.add_marker(pytest.mark.unit)
-    return layers[0] if layers else "unit"
+    """Marks a test without a layer as `unit`; a test with two is a fault."""
+    for item in items:
+        layers = [layer for layer in LAYERS if item.get_closest_marker(layer)]
+        if not layers:
+            item.add_marker(pytest.mark.unit)
+        elif len(layers) > 1:
+            raise pytest.UsageError(f"{item.nodeid} names two layers: {', '.join(layers)}")
 
 
 @pytest.fixture(scope="session")
